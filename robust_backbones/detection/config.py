@@ -19,6 +19,7 @@ from robust_backbones.core.workers import default_workers
 from robust_backbones.core.yaml_entries import check_entries
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import custom
+from robust_backbones.detection.data.mapper import SEGMENTOR
 from robust_backbones.detection.model_weights import named
 from robust_backbones.zoo import SCHEME
 
@@ -96,6 +97,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Values that become black and white, [MIN, MAX], in images with more than 8 bits per channel.
     # If the list is empty, such images are an error.
     cfg.INPUT.IMAGE_RANGE = []
+    # Largest fraction of a random crop that one class may cover, for semantic segmentation. Up to
+    # 10 crops are tried. Pixels without a label do not count.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # Custom datasets, in the forms of robust_backbones.core.dataset_forms. Their names can be used
     # in TRAIN and TEST. Custom datasets that are listed in TRAIN or TEST are moved to this key.
     cfg.DATASETS.CUSTOM = []
@@ -110,8 +114,8 @@ def add_robust_config(cfg: CfgNode) -> None:
     # trains on the others. All runs hold out the same images; see data/subset.py.
     cfg.DATASETS.HELD_OUT = 0.0
     # The choice of SOLVER.BASE_LR, set only by --choose-lr: the chosen rate, the rates of all
-    # candidates with their AP on held-out images in percent (None: diverged), their folders, and
-    # their DATASETS.HELD_OUT.
+    # candidates with their AP or mIoU on held-out images in percent (None: diverged), their
+    # folders, and their DATASETS.HELD_OUT.
     cfg.SOLVER.CANDIDATES = CfgNode()
     cfg.SOLVER.CANDIDATES.CHOSEN = 0.0
     cfg.SOLVER.CANDIDATES.RATES = []
@@ -373,7 +377,7 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
 
 
 # Meta architecture -> section of MODEL that contains the number of classes.
-_HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+_HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", SEGMENTOR: "SEM_SEG_HEAD"}
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int] | None:

@@ -18,12 +18,14 @@ from robust_backbones.detection.backbone import BUILDERS, check_arch, set_archit
 from robust_backbones.detection.config import YAML_ERRORS, num_classes, read_yaml
 from robust_backbones.detection.data import custom, validate
 from robust_backbones.detection.data.catalog import annotations_of, has_annotation_files
-from robust_backbones.detection.data.mapper import decoding_of
+from robust_backbones.detection.data.mapper import SEGMENTOR, decoding_of
 from robust_backbones.detection.data.registry import check_dataset
 from robust_backbones.detection.model_weights import arch_of, local_weights, named, stated_arch
 from robust_backbones.detection.training.adversarial import METHODS
 from robust_backbones.detection.training.optimizer import OPTIMIZERS
 from robust_backbones.detection.training.step import precision_of
+
+DETECTORS = ("GeneralizedRCNN", "RetinaNet")  # meta architectures that need boxes
 
 
 def check_inputs(
@@ -62,6 +64,8 @@ def check_inputs(
             check_dataset(name)
         except UserError as error:
             raise UserError(f"{_datasets_of_run(cfg) if resume else ''}{error}") from None
+        if train or cfg.MODEL.WEIGHTS:
+            _check_kind(cfg, name)
         trained, scored = train and name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
         found = _check_annotations(cfg, name, trained, scored)
         classes[name] = MetadataCatalog.get(name).get("thing_classes") or found
@@ -77,6 +81,21 @@ def check_inputs(
             check_arch(cfg, weights, stated_arch(local))
         cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
         set_architecture(cfg, weights if named(weights) else str(local or ""))
+
+
+def _check_kind(cfg: CfgNode, name: str) -> None:
+    """Reject a dataset with semantic masks for a detector, and one with objects for a segmenter."""
+    kind, meta = MetadataCatalog.get(name).get("evaluator_type"), cfg.MODEL.META_ARCHITECTURE
+    if kind == "sem_seg" and meta in DETECTORS:
+        raise UserError(
+            f"dataset '{name}' has semantic masks, but MODEL.META_ARCHITECTURE is {meta}. Use a "
+            "config for semantic segmentation, such as own_data_semantic_fpn.yaml."
+        )
+    if kind in ("coco", "pascal_voc") and meta == SEGMENTOR:
+        raise UserError(
+            f"dataset '{name}' has objects, but MODEL.META_ARCHITECTURE is {meta}, which needs "
+            "semantic masks. Give NAME=mask:IMAGES:MASKS, or use a config of a detector."
+        )
 
 
 def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> list[str] | None:
@@ -124,6 +143,7 @@ def _check_training(cfg: CfgNode) -> None:
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE
+    segments = cfg.MODEL.META_ARCHITECTURE == SEGMENTOR
     steps = sorted({step for step in solver.STEPS if isinstance(step, int) and step > 0})
     checks = {  # key -> (whether its value is invalid, the allowed values)
         "DATASETS.TRAIN": (not cfg.DATASETS.TRAIN, "at least one dataset"),
@@ -141,7 +161,10 @@ def _check_training(cfg: CfgNode) -> None:
             solver.PRECISION not in ("", *PRECISIONS),
             f"empty or one of {', '.join(PRECISIONS)}",
         ),
-        "SOLVER.ADVERSARIAL.METHOD": (attack.METHOD not in METHODS, f"one of {METHODS}"),
+        "SOLVER.ADVERSARIAL.METHOD": (
+            attack.METHOD not in METHODS or attack.METHOD and segments,
+            f"empty for a {SEGMENTOR}" if segments else f"one of {METHODS}",
+        ),
         "SOLVER.ADVERSARIAL.CONSTRAINT": (
             attack.CONSTRAINT not in CONSTRAINTS,
             " or ".join(CONSTRAINTS),

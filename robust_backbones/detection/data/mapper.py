@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding, decode, decoding_errors
+from robust_backbones.detection.data.semantic_masks import mask_of, read_mask
 
 
 def decoding_of(cfg: CfgNode) -> Decoding:
@@ -62,8 +63,30 @@ def check_image_size(item: dict, image: np.ndarray) -> None:
         )
 
 
+SEGMENTOR = "SemanticSegmentor"  # meta architecture of semantic segmentation
+
+
+def semantic_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
+    """Return the augmentations for semantic segmentation: resize, crop, flip.
+
+    Unlike in Detectron2's mapper, the crop follows the resize, so that all crops have the same
+    size. The order and `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` are those of Detectron2's DeepLab
+    project.
+    """
+    resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
+    if not cfg.INPUT.CROP.ENABLED:
+        return [resize, *flip]
+    crop = T.RandomCrop_CategoryAreaConstraint(
+        cfg.INPUT.CROP.TYPE,
+        cfg.INPUT.CROP.SIZE,
+        cfg.INPUT.CROP.get("SINGLE_CATEGORY_MAX_AREA", 1.0),
+        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+    )
+    return [resize, crop, *flip]
+
+
 class ImageMapper(DatasetMapper):
-    """Detectron2's mapper with the image decoder of this project."""
+    """Detectron2's mapper with the image decoder and the mask reader of this project."""
 
     def __init__(self, cfg: CfgNode, is_train: bool, **changes: object):
         """Create the mapper of a configuration.
@@ -73,23 +96,34 @@ class ImageMapper(DatasetMapper):
             is_train: whether the mapper keeps the annotations.
             changes: arguments of `DatasetMapper` that replace the configuration's.
         """
+        semantic = cfg.MODEL.META_ARCHITECTURE == SEGMENTOR
+        if semantic and is_train:
+            changes = {"augmentations": semantic_augmentations(cfg)} | changes
         super().__init__(cfg, is_train, **changes)
         self._decoding = decoding_of(cfg)
+        self._classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if semantic else None
 
     def __call__(self, item: dict) -> dict:
         """Map a dataset dictionary to a model input.
 
         Raises:
-            UserError: the image cannot be read, or its size differs from its annotations.
+            UserError: the image or its mask cannot be read, their sizes differ, or the mask has an
+                index that no class has.
         """
         item = copy.deepcopy(item)
         image = read_image(item["file_name"], self._decoding, self.image_format)
         check_image_size(item, image)
         segmentation = None
         if "sem_seg_file_name" in item:
-            path = item.pop("sem_seg_file_name")
-            with decoding_errors(path):  # gray levels are class indices
-                segmentation = detection_utils.read_image(path, "L").squeeze(2)
+            mask = mask_of(item)
+            del item["sem_seg_file_name"]
+            segmentation = read_mask(mask, self._classes)
+            if segmentation.shape != image.shape[:2]:
+                height, width = segmentation.shape
+                raise UserError(
+                    f"mask {mask.file} has {width} x {height} pixels, but {item['file_name']} has "
+                    f"{image.shape[1]} x {image.shape[0]}. Replace one of them."
+                )
         augmented = T.AugInput(image, sem_seg=segmentation)
         changes = self.augmentations(augmented)
         image, shape = augmented.image, augmented.image.shape[:2]

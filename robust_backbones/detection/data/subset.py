@@ -81,7 +81,9 @@ def _register(whole: str, name: str, items: list[Item], rule: str) -> str:
             catalog.remove(name)
     dicts = [item for _, item in items]
     DatasetCatalog.register(name, lambda: dicts)
-    subset = Subset(whole, frozenset(item["image_id"] for item in dicts), rule)
+    subset = Subset(
+        whole, frozenset(item.get("image_id", item["file_name"]) for item in dicts), rule
+    )
     MetadataCatalog.get(name).set(**kept, subset=subset)
     return name
 

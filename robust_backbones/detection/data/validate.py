@@ -273,7 +273,7 @@ def refuse_faults(
             first fault.
     """
     source: CustomDataset | None = MetadataCatalog.get(name).get("source")
-    if source is not None:
+    if source is not None or found.semantic:
         stops, noted = set(FATAL), set(_CONVERTED)
         stops |= set() if repair else set(REPAIRABLE)
         if masks:

@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.evaluation.coco import CocoEvaluator
 from robust_backbones.detection.evaluation.coco_scores import LIMITS
+from robust_backbones.detection.evaluation.semantic import SemanticEvaluator
 from robust_backbones.detection.evaluation.voc import VocEvaluator
 
 
@@ -23,6 +24,10 @@ def _voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     return VocEvaluator(name, folder, limit=_limit(cfg))
 
 
+def _semantic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return SemanticEvaluator(name)
+
+
 def _limit(cfg: CfgNode) -> int | None:
     """Return the number of scored detections per image and class; None for COCO's 100.
 
@@ -33,7 +38,7 @@ def _limit(cfg: CfgNode) -> int | None:
 
 
 # Functions that create an evaluator, by `evaluator_type` of the dataset's metadata.
-EVALUATORS = {"coco": _coco, "pascal_voc": _voc}
+EVALUATORS = {"coco": _coco, "pascal_voc": _voc, "sem_seg": _semantic}
 
 
 def build_evaluator(cfg: CfgNode, name: str, folder: str | None = None) -> DatasetEvaluator:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 
@@ -92,9 +93,18 @@ def score_file(
 
 
 def _registered(name: str) -> str:
-    """Check that the files of a dataset exist, and return its evaluator type."""
+    """Check that a dataset has objects and its files exist, and return its evaluator type."""
     check_dataset(name)
+    _refuse_masks(name)
     return evaluator_type(name)
+
+
+def _refuse_masks(name: str) -> None:
+    if MetadataCatalog.get(name).get("evaluator_type") == "sem_seg":
+        raise UserError(
+            f"dataset '{name}' has semantic masks, but saved predictions are objects. Evaluate "
+            "the model: robust-backbones train --eval-only."
+        )
 
 
 def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
@@ -110,6 +120,7 @@ def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dic
         UserError: the file is missing, has another format, or names images or classes that the
             dataset does not have.
     """
+    _refuse_masks(dataset)
     rows, truth = read_json(path), from_catalog(dataset)
     indices = {key: index for index, key in enumerate(truth.ids)}
     tasks = {"bbox", *tasks_of(rows, truth)} - {"keypoints"}

@@ -6,6 +6,8 @@ import logging
 
 from tabulate import tabulate
 
+from robust_backbones.core.detector_tasks import TASKS
+
 
 def log_metrics(results: dict[str, dict]) -> None:
     """Log the metrics as tables with Detectron2's logger."""
@@ -32,7 +34,7 @@ def markdown(results: dict[str, dict]) -> str:
 
     The first table contains the metrics of each class. It is omitted if no metric belongs to a
     class. The second table contains the metrics over all classes, with one column for each task.
-    The last line repeats the AP of each task, because a terminal shows the end of the output.
+    The last lines repeat AP and mIoU, because a terminal shows the end of the output.
     """
     overall, classes = {}, {}
     for task, metric, name, value in rows(results):
@@ -42,8 +44,10 @@ def markdown(results: dict[str, dict]) -> str:
             overall.setdefault(metric, {})[task] = value
     tables = [_table("class", classes)] if classes else []
     tables.append(_table("metric", overall))
-    if aps := overall.get("AP"):
-        tables.append("AP: " + ", ".join(f"{task} {value:.2f}" for task, value in aps.items()))
+    for metric in dict.fromkeys(task.main for task in TASKS.values()):
+        if values := overall.get(metric):
+            shown = ", ".join(f"{task} {value:.2f}" for task, value in values.items())
+            tables.append(f"{metric}: {shown}")
     return "\n\n".join(tables)
 
 

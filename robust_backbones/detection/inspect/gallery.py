@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -19,7 +20,8 @@ from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.mapper import read_image
 from robust_backbones.detection.data.registry import fingerprint
 from robust_backbones.detection.evaluation import saved
-from robust_backbones.detection.inspect import error_types, visualize
+from robust_backbones.detection.inspect import error_types, semantic_pictures, visualize
+from robust_backbones.detection.inspect.drawing import class_name
 from robust_backbones.detection.inspect.predictor import load
 
 PICTURES = "pictures"  # folder of the drawings in the output folder
@@ -31,13 +33,14 @@ class Column:
 
     Attributes:
         name: heading of the column.
-        predict: function from a dataset dictionary to `Instances` on the CPU, with all scores.
+        predict: function from a dataset dictionary to `Instances` on the CPU, with all scores. For
+            semantic segmentation, it returns class indices `(H, W)`.
         source: weights or predictions file, recorded in the result file.
         device: device of the detector; the CPU for a file.
     """
 
     name: str
-    predict: Callable[[dict], Instances]
+    predict: Callable[[dict], Any]
     source: dict
     device: str = "cpu"
 
@@ -85,10 +88,17 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
     source = {"weights": cfg.MODEL.WEIGHTS, "weights_sha256": predictor.weights_sha256}
     return Column(
         name,
-        lambda item: predictor(item["file_name"])["instances"].to("cpu"),
+        lambda item: _prediction(predictor(item["file_name"])),
         source,
         str(predictor.model.device),
     )
+
+
+def _prediction(output: dict) -> Any:
+    """Return a model's output for one image as in `Column.predict`."""
+    if "sem_seg" in output:
+        return semantic_pictures.labels(output)
+    return output["instances"].to("cpu")
 
 
 def from_file(name: str, path: str | Path, dataset: str) -> Column:
@@ -188,9 +198,12 @@ def draw(
     names = MetadataCatalog.get(dataset).get("thing_classes")
     for index, row in enumerate(tqdm(rows, desc="pictures", disable=None)):
         image = read_image(row.file, decoding)
+        if semantic_pictures.is_semantic(row.item):
+            _draw_masks(row, image, index, columns, output, names)
+            continue
         objects = visualize.truth(row.item)
         pixels = visualize.draw_truth(image, objects, names)
-        shown = _count_names([visualize.class_name(names, label) for label in objects.classes])
+        shown = _count_names([class_name(names, label) for label in objects.classes])
         _save(row, output, index, 0, "truth", pixels, shown)
         for position, column in enumerate(columns, 1):
             if row.counts:
@@ -202,9 +215,28 @@ def draw(
                 found = _confident(column, row.item, threshold)
                 pixels = visualize.draw_predictions(image, found, names)
                 shown = _count_names(
-                    [visualize.class_name(names, label) for label in found.pred_classes.tolist()]
+                    [class_name(names, label) for label in found.pred_classes.tolist()]
                 )
             _save(row, output, index, position, column.name, pixels, shown)
+
+
+def _draw_masks(
+    row: Row,
+    image: np.ndarray,
+    index: int,
+    columns: list[Column],
+    output: str | Path,
+    names: Sequence[str] | None,
+) -> None:
+    wanted = semantic_pictures.truth(row.item, len(names) if names else None)
+    text = semantic_pictures.describe(wanted, names)
+    _save(row, output, index, 0, "truth", semantic_pictures.draw(image, wanted), text)
+    for position, column in enumerate(columns, 1):
+        found = column.predict(row.item)
+        text = semantic_pictures.accuracy(found, wanted)
+        text += f": {semantic_pictures.describe(found, names)}"
+        pixels = semantic_pictures.draw(image, found)
+        _save(row, output, index, position, column.name, pixels, text)
 
 
 def _confident(column: Column, item: dict, threshold: float) -> Instances:

@@ -16,7 +16,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 from robust_backbones.detection import compat, config, run_checks
 from robust_backbones.detection.data.mapper import decoding_of
-from robust_backbones.detection.inspect import curves, gallery
+from robust_backbones.detection.inspect import curves, gallery, semantic_pictures
 from robust_backbones.detection.inspect.error_types import KINDS
 
 TEMPLATE = "gallery.html.jinja"
@@ -98,6 +98,7 @@ def draw_images(view: View) -> Path:
         totals=gallery.totals(rows, columns) if view.errors else None,
         threshold=view.threshold,
         seed=view.seed,
+        semantic=any(semantic_pictures.is_semantic(row.item) for row in rows),
     )
 
 

@@ -111,6 +111,8 @@ def _choose_device(cfg: CfgNode, device: str | None) -> None:
 class Predictor:
     """Detectron2's `DefaultPredictor` for RGB images, with strict loading.
 
+    For an image, semantic segmentation returns `{"sem_seg": logits}`, `(classes, H, W)`.
+
     Attributes:
         cfg: configuration.
         model: detector in eval mode.

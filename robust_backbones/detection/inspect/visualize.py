@@ -1,6 +1,5 @@
 """Draw ground truth, predictions and errors with Detectron2's Visualizer."""
 
-import colorsys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +9,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib.colors import to_rgb
-from PIL import Image
 
 from robust_backbones.core.picture_grid import arrange
+from robust_backbones.detection.inspect import semantic_pictures
+from robust_backbones.detection.inspect.drawing import (
+    class_color,
+    class_name,
+    fitting_scale,
+    resize,
+)
 from robust_backbones.detection.inspect.error_types import KINDS
 from robust_backbones.detection.inspect.predictor import as_array, load
 
-# Smallest and largest length of a drawing's longer side, pixels. Small images are enlarged so that
-# their text is legible.
-SIDE = (640, 1280)
 # Height of class names as a fraction of a drawing's longer side. Pages show drawings in columns of
 # some 400 pixels.
 TEXT = 1 / 28
@@ -120,11 +122,6 @@ def draw_errors(
     return _draw(image, _boxes(found), labels, colors, None, scale, dashed)
 
 
-def class_color(index: int) -> tuple[float, float, float]:
-    """Return the RGB color of a class, in [0, 1]. Neighboring indices have very different hues."""
-    return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
-
-
 def _draw(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -137,14 +134,14 @@ def _draw(
     scale = scale or fitting_scale(*image.shape[:2])
     masks = [GenericMask(mask, *image.shape[:2]).mask for mask in masks or ()]
     # Images are enlarged before anything is drawn, because Detectron2 would show square pixels.
-    image = _resize(image, scale)
+    image = resize(image, scale)
     height, width = image.shape[:2]
     boxes = scale * np.asarray(boxes, float).reshape(-1, 4)
     text_height = TEXT * max(height, width)
     drawing = Visualizer(image)
     for mask, color in zip(masks, colors, strict=bool(masks)):
         # Draw masks one by one, because `overlay_instances` would fill their holes.
-        bits = _resize(255 * mask.astype(np.uint8), scale) > 127
+        bits = resize(255 * mask.astype(np.uint8), scale) > 127
         drawing.draw_binary_mask(bits, color=color, alpha=0.5, area_threshold=0)
     blue = KINDS["missed"].color
     things = [*zip(boxes, labels, colors, ["-"] * len(boxes), strict=True)]
@@ -161,12 +158,6 @@ def _draw(
             text, position, font_size=points, color=light, horizontal_alignment="left"
         )
     return drawing.output.get_image()
-
-
-def _resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """Resize an image or mask, `(H, W)` or `(H, W, 3)` uint8, smoothly."""
-    height, width = (max(round(scale * side), 1) for side in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _text_position(
@@ -194,17 +185,6 @@ def _text_position(
             break
     taken.append((x, y, length))
     return x, y
-
-
-def fitting_scale(height: int, width: int) -> float:
-    """Return the scale that brings the longer side of an image into the range `SIDE`."""
-    longer = max(height, width)
-    return min(max(longer, SIDE[0]), SIDE[1]) / longer
-
-
-def class_name(names: Sequence[str] | None, index: int) -> str:
-    """Return the name of a class, or its index if there are no names."""
-    return str(index) if names is None else names[index]
 
 
 def _boxes(found: Instances) -> np.ndarray:
@@ -238,7 +218,13 @@ def truth_and_prediction(
     names = MetadataCatalog.get(dataset).get("thing_classes")
     for item in items:
         image = as_array(item["file_name"], predictor.decoding)
-        found = predictor(image)["instances"].to("cpu")
+        output = predictor(image)
+        if "sem_seg" in output:
+            masks = semantic_pictures.truth(item), semantic_pictures.labels(output)
+            pair = [semantic_pictures.draw(image, mask, scale) for mask in masks]
+            yield arrange([pair], ("truth", "predictions"))
+            continue
+        found = output["instances"].to("cpu")
         found = found[found.scores >= threshold]
         left = draw_truth(image, truth(item), names, scale)
         right = draw_predictions(image, found, names, scale)

@@ -15,6 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from robust_backbones.core.detector_keys import CHOICE
+from robust_backbones.core.detector_tasks import main_metric
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.core.results import flatten
@@ -34,8 +35,9 @@ class Candidate:
         folder: folder of the run.
         config: flat configuration of the run, `{key: value}`.
         rate: its `SOLVER.BASE_LR`.
-        ap: box AP on the held-out images in percent, the mean over several training sets; None if
-            training diverged or the images have no objects.
+        metric: name of the metric by which the runs are compared, AP or mIoU.
+        ap: box AP or mIoU on the held-out images in percent, the mean over several training sets;
+            None if training diverged or the images have no objects.
         weights_sha256: SHA-256 of its initial weights; None for random weights.
         data: digests of the annotations that it was trained and evaluated on, sorted.
     """
@@ -43,6 +45,7 @@ class Candidate:
     folder: Path
     config: dict
     rate: float
+    metric: str
     ap: float | None
     weights_sha256: str | None
     data: list[str]
@@ -59,7 +62,7 @@ class Candidate:
 
 
 def choose_rate(cfg: CfgNode, folders: Sequence[str], given: Sequence[str] = ()) -> list[str]:
-    """Set `SOLVER.BASE_LR` to the learning rate of the candidate with the highest AP.
+    """Set `SOLVER.BASE_LR` to the learning rate of the candidate with the highest AP or mIoU.
 
     Args:
         cfg: configuration of a training run after `run_checks.check_inputs`, changed in place. The
@@ -95,8 +98,8 @@ def choose_rate(cfg: CfgNode, folders: Sequence[str], given: Sequence[str] = ())
     best = max(candidates, key=lambda c: c.order)
     if best.ap is None:
         raise UserError(
-            "--choose-lr: no candidate has an AP. All diverged, or the held-out images have no "
-            f"objects. Train others with SOLVER.BASE_LR below {candidates[0].rate:g}."
+            f"--choose-lr: no candidate has an {best.metric}. All diverged, or the held-out images "
+            f"have no objects. Train others with SOLVER.BASE_LR below {candidates[0].rate:g}."
         )
     cfg.SOLVER.BASE_LR = best.rate
     chosen = cfg.SOLVER.CANDIDATES
@@ -104,8 +107,10 @@ def choose_rate(cfg: CfgNode, folders: Sequence[str], given: Sequence[str] = ())
     chosen.RATES = [c.rate for c in candidates]
     chosen.APS = [c.ap for c in candidates]
     chosen.RUNS = [str(c.folder) for c in candidates]
-    tried = ", ".join(f"{c.rate:g}: {_shown(c.ap)}" for c in candidates)
-    notes = [f"SOLVER.BASE_LR {best.rate:g} has the highest AP on held-out images ({tried})."]
+    tried = ", ".join(f"{c.rate:g}: {_shown(c)}" for c in candidates)
+    notes = [
+        f"SOLVER.BASE_LR {best.rate:g} has the highest {best.metric} on held-out images ({tried})."
+    ]
     if best in (candidates[0], candidates[-1]):
         side = "smaller" if best is candidates[0] else "larger"
         notes.append(
@@ -115,8 +120,8 @@ def choose_rate(cfg: CfgNode, folders: Sequence[str], given: Sequence[str] = ())
     return notes
 
 
-def _shown(ap: float | None) -> str:
-    return "diverged" if ap is None else f"AP {ap:.1f}"
+def _shown(c: Candidate) -> str:
+    return "diverged" if c.ap is None else f"{c.metric} {c.ap:.1f}"
 
 
 def _read(folder: Path) -> Candidate:
@@ -140,12 +145,14 @@ def _read(folder: Path) -> Candidate:
             raise ValueError(f"its kind is '{result['kind']}'")
         held_out = config.get("DATASETS.HELD_OUT") or 0
         tests = result["settings"]["DATASETS"]["TEST"]
-        aps = [result["metrics"][name]["bbox"]["AP"] for name in tests]
+        found = [main_metric(result["metrics"][name]) for name in tests]
+        aps = [value for _, _, value in found if value is not None]
         candidate = Candidate(
             folder,
             config,
             float(config["SOLVER.BASE_LR"]),
-            None if None in aps or has_diverged(folder) else fmean(aps),
+            found[0][1],
+            fmean(aps) if len(aps) == len(tests) and not has_diverged(folder) else None,
             result["weights_sha256"],
             sorted(part["fingerprint"] for part in result["data"].values()),
         )

@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from robust_backbones import arithmetic
 from robust_backbones.core import results, run_log
 from robust_backbones.core.detector_keys import CANDIDATES, CONTINUATION
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.precision import DEFAULT
@@ -28,6 +29,7 @@ from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.custom import register_custom
+from robust_backbones.detection.data.mapper import SEGMENTOR
 from robust_backbones.detection.data.registry import classes_of, fingerprint
 from robust_backbones.detection.training.step import Diverged, evaluation_note, precision_of
 from robust_backbones.detection.training.trainer import Trainer
@@ -228,7 +230,8 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
 
 def _write_diverged(trainer: Trainer, message: str) -> None:
     """Write a result with an unknown AP. In contrast to `train`, any process may write it."""
-    unknown: dict = {name: {"bbox": {"AP": None}} for name in trainer.cfg.DATASETS.TEST}
+    task = "sem_seg" if trainer.cfg.MODEL.META_ARCHITECTURE == SEGMENTOR else "bbox"
+    unknown: dict = {name: {task: {TASKS[task].main: None}} for name in trainer.cfg.DATASETS.TEST}
     write_result(
         trainer.cfg,
         unknown if len(unknown) > 1 else next(iter(unknown.values())),

@@ -320,6 +320,8 @@ def _plain(item: dict) -> dict:
     """Convert an item of a batch to tensors and strings, which load without executing code."""
     plain = {key: item.get(key) for key in ("file_name", "image_id")}
     plain["image"] = item["image"].cpu()
+    if "sem_seg" in item:
+        plain["sem_seg"] = item["sem_seg"].cpu()
     if "instances" in item:
         instances = item["instances"].to("cpu")
         plain |= {"boxes": instances.gt_boxes.tensor, "classes": instances.gt_classes}

@@ -17,6 +17,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 from robust_backbones.detection.data import mapper
 from robust_backbones.detection.data.mapper import ImageMapper, read_image
+from tests.support import small_segmenters
 from tests.support.image_files import BY_TITLE, KINDS
 from tests.support.small_detectors import tiny_config
 
@@ -58,6 +59,49 @@ def test_semantic_segmentation_is_mapped_as_by_detectron2(tmp_path):
     makers = (ImageMapper, DatasetMapper)
     ours, theirs = (mapped(make, tiny_config(), True, item) for make in makers)
     assert ours.keys() == theirs.keys() and torch.equal(ours["sem_seg"], theirs["sem_seg"])
+
+
+def semantic_item(tmp_path, mask):
+    path = BY_TITLE["PNG"].write(tmp_path)
+    mask.save(tmp_path / "s.png")
+    return {"file_name": str(path), "sem_seg_file_name": str(tmp_path / "s.png")}
+
+
+def test_crops_for_semantic_segmentation_follow_the_resize(tmp_path):
+    """All crops have the same size, image and mask move together, and classes are not mixed."""
+    crop = {"INPUT__CROP__ENABLED": "True", "INPUT__CROP__SIZE": "[40, 40]"}
+    cfg = small_segmenters.tiny_config(INPUT__MIN_SIZE_TRAIN="(48, 96)", **crop)
+    columns = np.arange(32, dtype=np.uint8)[None].repeat(24, 0) // 8 * 3
+    item = semantic_item(tmp_path, Image.fromarray(columns))
+    gray = np.stack([columns * 10] * 3, -1)
+    Image.fromarray(gray).save(item["file_name"])
+    for seed in range(5):
+        np.random.seed(seed)
+        found = ImageMapper(cfg, True)(item)
+        assert found["image"].shape == (3, 40, 40) and found["sem_seg"].shape == (40, 40)
+        assert set(found["sem_seg"].unique().tolist()) <= {0, 3, 6, 9}
+        near = (found["image"][0].float() / 10 - found["sem_seg"]).abs() <= 1.5
+        assert near.float().mean() > 0.9
+    np.random.seed(0)
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
+    shares = [
+        torch.bincount(ImageMapper(cfg, True)(item)["sem_seg"].ravel()).max() for _ in range(9)
+    ]
+    assert max(shares) < 0.75 * 40 * 40
+
+
+SEMANTIC_MISTAKES = {
+    "another size": (Image.new("L", (24, 32)), "s.png has 24 x 32 pixels, but .*a.png has 32 x 24"),
+    "an index": (Image.new("L", (32, 24), 11), "s.png: 768 pixels have an index of up to 11, but"),
+    "colors": (Image.new("RGB", (32, 24)), "s.png has mode RGB. It must be an 8-bit PNG"),
+}
+
+
+@pytest.mark.parametrize("case", SEMANTIC_MISTAKES)
+def test_wrong_masks_are_refused(tmp_path, case):
+    mask, message = SEMANTIC_MISTAKES[case]
+    with pytest.raises(UserError, match=message):
+        ImageMapper(small_segmenters.tiny_config(), True)(semantic_item(tmp_path, mask))
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR", "YUV-BT.601"])
