@@ -1,4 +1,4 @@
-"""Measure a detector's AP under a PGD attack.
+"""Measure AP, or mIoU of semantic segmentation, under a PGD attack.
 
 Examples:
   robust-backbones attack --config digits_mask_rcnn_robust.yaml --eps 2/255 4/255 8/255 \\
@@ -15,6 +15,8 @@ from robust_backbones.core.eps import check_eps
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
+DETECTOR_LOSSES = ("all", "classification", "localization", "mask")
+SEMANTIC_LOSSES = ("cross-entropy", "masked", "cosine")
 EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
 
 
@@ -39,9 +41,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--loss",
         nargs="+",
-        choices=("all", "classification", "localization", "mask"),
-        default=["all", "classification"],
-        help="losses to maximize, one attack for each; for each image, the strongest attack counts",
+        choices=DETECTOR_LOSSES + SEMANTIC_LOSSES,
+        help="losses to maximize, one attack for each; for each image, the strongest attack counts "
+        "(default: all classification; for semantic segmentation all of its losses: "
+        f"{' '.join(SEMANTIC_LOSSES)})",
     )
     add("--restarts", type=count, default=1, help="random starts for each loss")
     add(
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             radii=radii,
             steps=args.steps,
             step_size=args.step_size,
-            losses=list(dict.fromkeys(args.loss)),
+            losses=list(dict.fromkeys(args.loss or ())) or None,
             restarts=args.restarts,
             images=args.images,
             pictures=args.pictures,

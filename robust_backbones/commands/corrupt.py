@@ -1,4 +1,4 @@
-"""Measure a detector's AP under common corruptions.
+"""Measure AP, or mIoU of semantic segmentation, under common corruptions.
 
 Examples:
   robust-backbones corrupt --config digits_mask_rcnn_robust.yaml \\

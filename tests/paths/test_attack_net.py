@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from robust_backbones.commands import attack
 from robust_backbones.core.files import sha256
-from robust_backbones.detection.robustness import attack_report
+from robust_backbones.detection.robustness import attack_report, attacked_models
 
 
 def row(ap, before=1.0, after=2.0):
@@ -70,7 +70,7 @@ def test_the_ap_of_an_image(objects, predictions, ap, scale):
     boxes, classes, scores = predictions
     boxes = [[scale * v for v in box] for box in boxes]
     found = instances((40 * scale, 40 * scale), boxes, classes, scores)
-    assert attack_report.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
+    assert attacked_models.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_attack_in_words(losses, restarts, words):
 def test_the_strongest_of_several_attacks_counts(tmp_path, weights, monkeypatch):
     """Per image, the try that leaves the lowest AP; here made up, by loss and image."""
     aps = iter([0.5, 0.2, 0.1, 0.9, 0.2, 0.3])  # all: two starts, classification: two, mask: two
-    monkeypatch.setattr(attack_report, "image_ap", lambda found, truth: next(aps))
+    monkeypatch.setattr(attacked_models, "image_ap", lambda found, truth: next(aps))
     result = command(
         tmp_path,
         weights,

@@ -1,4 +1,4 @@
-"""Semantic segmentation through the commands: train, resume, evaluate, look, choose a rate."""
+"""Semantic segmentation through the commands: train, resume, evaluate, look, attack, corrupt."""
 
 import json
 import shutil
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from robust_backbones.commands import visualize
+from robust_backbones.commands import attack, corrupt, visualize
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection import config, launch, run_checks
@@ -19,7 +20,7 @@ from robust_backbones.detection.training.run import Mode
 from tests.support import ROOT, small_detectors
 from tests.support.custom_data import coco
 from tests.support.mask_data import STRIPES, mask_folders
-from tests.support.small_segmenters import DIGITS, overrides
+from tests.support.small_segmenters import DIGITS, overrides, tiny_config, tiny_file
 
 # isort: split
 from detectron2.data import DatasetCatalog
@@ -198,3 +199,52 @@ def test_packaged_configs_describe_a_segmenter(name):
     assert cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == PACKAGED[name]
     assert cfg.INPUT.CROP.SIZE == [512, 512] and cfg.SOLVER.MAX_ITER == 160000
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return tiny_file(tmp_path_factory.mktemp("network") / "network.pth", tiny_config())
+
+
+def attacked(folder, weights, *options) -> dict:
+    given = ["--config", str(DIGITS), "--output", str(folder), "--images", "2", "--steps", "1"]
+    attack.main([*given, *options, *overrides(MODEL__WEIGHTS=str(weights))])
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_miou_under_attack(tmp_path, network, capsys):
+    result = attacked(tmp_path, network, "--eps", "8/255", "--pictures", "1", "--restarts", "2")
+    assert result["kind"] == "detection-robustness"
+    rows = result["metrics"]["attacks"]
+    clean, row = rows["clean"], rows["eps 8/255"]
+    assert {"mIoU", "pACC"} <= set(row["sem_seg"]) and "IoU-seven" not in row["sem_seg"]
+    assert row["losses"] == ["cross-entropy", "masked", "cosine"] and row["restarts"] == 2
+    assert sum(row["strongest"].values()) == 2
+    assert row["sem_seg"]["pACC"] <= clean["sem_seg"]["pACC"]
+    assert row["loss_attacked"] > row["loss_clean"] and row["max_norm"] <= 8.001 / 255
+    assert result["settings"]["selection"] == "pixel accuracy of the image"
+    (picture,) = (tmp_path / "pictures").iterdir()
+    with Image.open(picture) as opened:
+        assert opened.size == (640, 320)
+    again = attacked(tmp_path, network, "--eps", "8/255", "--restarts", "2")
+    shown = capsys.readouterr().out
+    assert "2 of 2 conditions are measured already" in shown and "mIoU" in shown
+    assert again["metrics"]["attacks"]["eps 8/255"] == row
+
+
+def test_losses_of_detectors_are_refused(tmp_path, network, capsys):
+    with pytest.raises(SystemExit):
+        attacked(tmp_path, network, "--loss", "classification")
+    message = "--loss classification: the model does not have this loss. Choose from cross-entropy,"
+    assert message in capsys.readouterr().err
+
+
+def test_miou_of_corrupted_images(tmp_path, network):
+    pytest.importorskip("imagecorruptions")
+    given = ["--config", str(DIGITS), "--output", str(tmp_path), "--images", "2"]
+    chosen = ["--corruptions", "contrast", "--severities", "5"]
+    corrupt.main([*given, *chosen, *overrides(MODEL__WEIGHTS=str(network))])
+    metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    means, row = metrics["mPC"]["sem_seg"], metrics["corruptions"]["contrast 5"]["sem_seg"]
+    assert means["mIoU"] == row["mIoU"]
+    assert "mIoU" in (tmp_path / "table.csv").read_text()

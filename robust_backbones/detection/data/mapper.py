@@ -70,8 +70,8 @@ def semantic_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """Return the augmentations for semantic segmentation: resize, crop, flip.
 
     Unlike in Detectron2's mapper, the crop follows the resize, so that all crops have the same
-    size. The order and `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA` are those of Detectron2's DeepLab
-    project.
+    size. Detectron2's DeepLab project has the same order and the same key
+    `INPUT.CROP.SINGLE_CATEGORY_MAX_AREA`.
     """
     resize, *flip = detection_utils.build_augmentation(cfg, is_train=True)
     if not cfg.INPUT.CROP.ENABLED:

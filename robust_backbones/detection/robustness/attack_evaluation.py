@@ -1,4 +1,4 @@
-"""Evaluate a detector under PGD and write the results."""
+"""Evaluate a detector or a segmenter under PGD and write the results."""
 
 import contextlib
 from functools import partial
@@ -13,6 +13,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat, launch
 from robust_backbones.detection.robustness import attack_report, grid
+from robust_backbones.detection.robustness.attacked_models import DETECTORS, attacked_model
 
 
 def start(gpus: int, *arguments: Any, **options: Any) -> None:
@@ -30,14 +31,14 @@ def evaluate(
     radii: list[float],
     steps: int,
     step_size: float | None,
-    losses: list[str],
+    losses: list[str] | None,
     restarts: int,
     images: int | None,
     pictures: int,
     batch_size: int,
     seed: int,
 ) -> None:
-    """Measure AP on clean images and at each radius. Continue an interrupted evaluation.
+    """Measure AP or mIoU on clean images and at each radius. Continue an interrupted evaluation.
 
     In a process group, each process measures its share of the images.
 
@@ -50,7 +51,7 @@ def evaluate(
         radii: perturbation radii, for images in [0, 1].
         steps: number of PGD steps.
         step_size: length of a step, in the unit of `radii`; None for `2.5 * eps / steps`.
-        losses: losses to maximize, keys of `attack.LOSSES`.
+        losses: losses to maximize, see `AttackedModel`; None for the default of the model.
         restarts: number of random starts for each loss.
         images: number of random images of the test set; None for all images.
         pictures: number of images to draw at each radius.
@@ -63,6 +64,9 @@ def evaluate(
     compat.silence_detectron2()
     arithmetic.set_tf32(False)
     target = grid.find_target(config, overrides, dataset, images, seed)
+    kind = attacked_model(target.cfg)
+    losses = losses or [*kind.default]
+    kind.check_losses(losses)
     marks = [mark for _, item in target.items for mark in item.get("annotations", ())]
     if target.cfg.MODEL.MASK_ON and marks and not any(mark.get("segmentation") for mark in marks):
         raise UserError(
@@ -81,6 +85,7 @@ def evaluate(
         random_start=True,
         batch_size=batch_size,
         seed=seed,
+        **({} if kind is DETECTORS else {"selection": kind.selection}),
     )
     plan = attack_report.conditions(
         target.cfg,

@@ -1,4 +1,4 @@
-"""Report a detector's AP under attack: conditions, warnings, a table, pictures and a figure."""
+"""Report AP or mIoU under attack: conditions, warnings, a table, pictures and a figure."""
 
 import math
 from collections import Counter
@@ -12,33 +12,23 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, detection_utils
-from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.eps import default_step, show_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.attack import detection_loss, draw_seeds, pgd
+from robust_backbones.detection.attack import draw_seeds
 from robust_backbones.detection.data.loader import seed_from
 from robust_backbones.detection.data.mapper import ImageMapper
-from robust_backbones.detection.robustness.grid import (
-    CLEAN,
-    TASKS,
-    Condition,
-    common_tasks,
-    format_ap,
-)
+from robust_backbones.detection.robustness.attacked_models import AttackedModel, attacked_model
+from robust_backbones.detection.robustness.grid import CLEAN, Condition, common_tasks, format_ap
 
 GRADIENT_COST = 3.0  # time of an attack step, in forward passes; a backward pass takes two
-SHOWN_SCORE = 0.5  # lowest score of a prediction in pictures
-SHOWN_SIZE = 320  # shortest side of an image in pictures, pixels; smaller images are enlarged
-THRESHOLDS = tuple(0.5 + i / 20 for i in range(10))  # COCO's IoU thresholds
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class AttackSettings:
     Attributes:
         constraint: norm of the perturbation, `"l2"` or `"linf"`.
         steps: number of PGD steps.
-        losses: losses to maximize, keys of `LOSSES`. A separate attack increases each loss.
+        losses: losses to maximize, see `AttackedModel`. A separate attack increases each loss.
         restarts: number of random starts for each loss.
         step_size: length of a step, in the unit of eps; None for `2.5 * eps / steps`.
     """
@@ -106,13 +96,19 @@ def conditions(
     # Load the ground truth, which the losses need, but resize images as in evaluation.
     mapper = ImageMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
     load = partial(_load, mapper)
-    draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
+    kind = attacked_model(cfg)
+    draw = partial(_draw, kind, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
     rows = [Condition(CLEAN, load, facts={"eps": 0.0})]
     for eps in radii:
         facts = attack.at(eps)
         title = f"eps {show_eps(attack.constraint, eps)}"
         change = partial(
-            _attack, settings=facts, seed=seed, pictures=set(pictures), draw=partial(draw, title)
+            _attack,
+            kind,
+            settings=facts,
+            seed=seed,
+            pictures=set(pictures),
+            draw=partial(draw, title),
         )
         tries = len(attack.losses) * attack.restarts
         # One inference for the metrics, two passes to measure the loss, one inference per attack.
@@ -126,16 +122,23 @@ def _load(mapper: ImageMapper, index: int, item: dict) -> dict:
 
 
 def _attack(
-    model: Any, batch: list[dict], *, settings: dict, seed: int, pictures: set[int], draw: Callable
+    kind: AttackedModel,
+    model: Any,
+    batch: list[dict],
+    *,
+    settings: dict,
+    seed: int,
+    pictures: set[int],
+    draw: Callable,
 ) -> tuple[list[dict], dict]:
     """Attack a batch. Return the attacked batch and a record of the attack.
 
-    For each image, the result of the loss and restart with the lowest AP is used. Random numbers
+    For each image, the result of the loss and restart with the lowest score is used. Random numbers
     depend on the seed and the index of the first image in the batch.
     """
     generator = torch.Generator(model.device).manual_seed(seed_from(seed, batch[0]["index"]))
     names = ("constraint", "eps", "steps", "step_size")
-    bound = partial(pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
+    bound = partial(kind.pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
     try:
         tries = [
             (loss, bound(loss=loss))
@@ -147,7 +150,8 @@ def _attack(
             f"{batch[0]['file_name']}: the detector's outputs are not finite, because its training "
             "diverged. Give the checkpoint of another detector."
         ) from None
-    chosen = [tries[best] for best in _strongest(model, batch, [images for _, images in tries])]
+    strongest = _strongest(kind, model, batch, [images for _, images in tries])
+    chosen = [tries[index] for index in strongest]
     images = [found[i] for i, (_, found) in enumerate(chosen)]
     attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
     for item, changed in zip(batch, attacked, strict=True):
@@ -155,7 +159,7 @@ def _attack(
             draw(model, item, changed)
     first = settings["losses"][0]
     (loss_seed,) = draw_seeds(generator)
-    loss = partial(detection_loss, model, loss=first, seed=loss_seed)
+    loss = partial(kind.loss, model, loss=first, seed=loss_seed)
     norm = CONSTRAINTS[settings["constraint"]].norm
     return attacked, {
         "images": len(batch),
@@ -169,68 +173,17 @@ def _attack(
     }
 
 
-def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -> list[int]:
-    """Return the index of the first attack with the lowest `image_ap` for each image."""
+def _strongest(
+    kind: AttackedModel, model: nn.Module, batch: list[dict], tries: list[list[Tensor]]
+) -> list[int]:
+    """Return the index of the first attack with the lowest score for each image."""
     if len(tries) == 1:
         return [0] * len(batch)
-    found = []
-    for images in tries:
-        with torch.no_grad():
-            outputs = model([{**item, "image": x} for item, x in zip(batch, images, strict=True)])
-        found.append(
-            [
-                image_ap(output["instances"].to("cpu"), item["instances"])
-                for output, item in zip(outputs, batch, strict=True)
-            ]
-        )
+    found = [
+        kind.scores(model, [{**item, "image": x} for item, x in zip(batch, images, strict=True)])
+        for images in tries
+    ]
     return np.argmin(found, axis=0).tolist()
-
-
-def image_ap(found: Instances, truth: Instances) -> float:
-    """Compute the box AP of one image, in [0, 1].
-
-    AP is the mean over the classes in the ground truth and over COCO's IoU thresholds.
-
-    This value ranks attacks on the same image. AP is undefined for images without objects. For
-    these images, the result is minus the sum of the scores, so that false detections make an attack
-    stronger.
-
-    Args:
-        found: predictions, with boxes in the coordinates of `found.image_size`.
-        truth: ground truth, with boxes in the coordinates of `truth.image_size`.
-    """
-    if not len(truth):
-        return -float(found.scores.sum())
-    heights, widths = zip(truth.image_size, found.image_size, strict=True)
-    scale = torch.tensor([widths[0] / widths[1], heights[0] / heights[1]] * 2)
-    values = []
-    for label in truth.gt_classes.unique():
-        mine = found[found.pred_classes == label]
-        boxes = mine.pred_boxes.tensor[mine.scores.argsort(descending=True)] * scale
-        overlaps = box_iou(boxes, truth.gt_boxes.tensor[truth.gt_classes == label])
-        values += [_average_precision(overlaps, threshold) for threshold in THRESHOLDS]
-    return float(np.mean(values))
-
-
-def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Return the average precision.
-
-    This is the precision at the rank of each object's matched detection, averaged over objects. The
-    precision of an object without a detection is 0.
-
-    Args:
-        overlaps: IoU of each detection with each object, `(detections, objects)` float.
-            Detections are in order of descending score.
-        threshold: smallest IoU of a correct detection.
-    """
-    free, hits, total = overlaps.clone(), 0, 0.0
-    for rank in range(len(free)):
-        best = free[rank].argmax()
-        if free[rank, best] >= threshold:
-            hits += 1
-            total += hits / (rank + 1)
-            free[:, best] = -1  # an object is matched only once
-    return total / free.shape[1]
 
 
 def _summary(records: list[dict]) -> dict:
@@ -249,23 +202,23 @@ def _summary(records: list[dict]) -> dict:
 
 
 def _draw(
-    channels: str, meta: Any, folder: Path, title: str, model: nn.Module, item: dict, attacked: dict
+    kind: AttackedModel,
+    channels: str,
+    meta: Any,
+    folder: Path,
+    title: str,
+    model: nn.Module,
+    item: dict,
+    attacked: dict,
 ) -> None:
     """Draw predictions on the clean image (left) and the attacked image (right), as PNG."""
     drawings = []
     for each in (item, attacked):
         with torch.no_grad():
             (output,) = model([each])
-        instances = output["instances"].to("cpu")
         pixels = each["image"].permute(1, 2, 0).round().to("cpu", torch.uint8).numpy()
         pixels = detection_utils.convert_image_to_rgb(pixels, channels)
-        height, width = instances.image_size
-        pixels = np.asarray(Image.fromarray(pixels).resize((width, height)))
-        scale = max(1.0, SHOWN_SIZE / min(height, width))
-        drawn = Visualizer(pixels, meta, scale).draw_instance_predictions(
-            instances[instances.scores >= SHOWN_SCORE]
-        )
-        drawings.append(drawn.get_image())
+        drawings.append(kind.draw(meta, pixels, output))
     name = f"{Path(item['file_name']).stem}_{title.replace(' ', '_').replace('/', '_')}.png"
     with atomic(folder / name) as temporary:
         Image.fromarray(np.concatenate(drawings, axis=1)).save(temporary, format="png")
@@ -286,18 +239,18 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
             found.append(
                 {
                     "check": "loss_did_not_rise",
-                    "message": f"at {name} the attack did not increase the detector's loss "
+                    "message": f"at {name} the attack did not increase the model's loss "
                     f"({row['loss_clean']:.4g} clean, {row['loss_attacked']:.4g} attacked). The "
-                    "attack failed, and its AP does not measure robustness. Use more --steps.",
+                    "attack failed, and the result does not measure robustness. Use more --steps.",
                 }
             )
         for task in common_tasks(rows):
-            clean, attacked = rows[CLEAN][task]["AP"], row[task]["AP"]
+            clean, attacked = (each[task][TASKS[task].main] for each in (rows[CLEAN], row))
             if clean is not None and attacked is not None and attacked > clean:
                 found.append(
                     {
                         "check": "ap_above_clean",
-                        "message": f"at {name} {TASKS[task]} AP is {attacked:.1f}, above "
+                        "message": f"at {name} {TASKS[task].title} is {attacked:.1f}, above "
                         f"{clean:.1f} on clean images. The attack is too weak, or there are too "
                         "few images. Use more --steps or --images.",
                     }
@@ -306,13 +259,14 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Format the AP, losses and norm of each condition as aligned text."""
+    """Format the metrics, losses and norm of each condition as aligned text."""
     tasks = common_tasks(rows)
-    header = ["images", *(f"{TASKS[t]} {m}" for t in tasks for m in ("AP", "AP50"))]
+    shown = [(t, metric) for t in tasks for metric in (TASKS[t].main, TASKS[t].second)]
+    header = ["images", *(TASKS[t].prefix + metric for t, metric in shown)]
     lines = [
         [
             name,
-            *(format_ap(row[t][m]) for t in tasks for m in ("AP", "AP50")),
+            *(format_ap(row[t][m]) for t, m in shown),
             *(
                 f"{row[key]:.4g}" if row.get(key) is not None else ""
                 for key in ("loss_clean", "loss_attacked", "mean_norm")
@@ -327,16 +281,16 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def draw_curve(rows: dict[str, dict], constraint: str, path: Path) -> None:
-    """Draw AP and AP50 of each task against eps, as PNG."""
+    """Draw the two metrics of each task against eps, as PNG."""
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
     factor, unit = {"linf": (255, "L∞, in 1/255"), "l2": (1, "L2 norm over the image")}[constraint]
     eps = [factor * row["eps"] for row in rows.values()]
     for i, task in enumerate(common_tasks(rows)):
-        for metric, style in (("AP", "o-"), ("AP50", "s:")):
+        for metric, style in ((TASKS[task].main, "o-"), (TASKS[task].second, "s:")):
             values = [row[task][metric] for row in rows.values()]
             values = [math.nan if value is None else value for value in values]
-            axes.plot(eps, values, style, color=f"C{i}", label=f"{TASKS[task]} {metric}")
+            axes.plot(eps, values, style, color=f"C{i}", label=TASKS[task].prefix + metric)
     axes.set(xlabel=f"eps ({unit})", ylabel="percent", ylim=(-2, 102))
     axes.legend()
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Report a detector's AP under common corruptions: conditions, mPC, rPC, a table and a figure.
+"""Report a model's AP or mIoU under common corruptions: conditions, mPC, rPC, a table and a figure.
 
 mPC, the mean performance under corruption, is the mean over kinds of the mean over severities. rPC
 is mPC relative to the performance on clean images (Michaelis et al. 2019, arXiv 1907.07484).
@@ -16,19 +16,14 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from tabulate import tabulate
 
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.images import Decoding
 from robust_backbones.corruptions import KINDS, SEVERITIES, corrupt
 from robust_backbones.detection.data.loader import seed_from
 from robust_backbones.detection.data.mapper import check_image_size, decoding_of, read_image
-from robust_backbones.detection.robustness.grid import (
-    CLEAN,
-    TASKS,
-    Condition,
-    common_tasks,
-    format_ap,
-)
+from robust_backbones.detection.robustness.grid import CLEAN, Condition, common_tasks, format_ap
 
 
 def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int) -> list[Condition]:
@@ -133,7 +128,7 @@ def _share(value: float | None, clean: float | None) -> float | None:
 
 
 def table(found: dict) -> str:
-    """Format the AP of all conditions, means over severities, mPC and rPC as aligned text.
+    """Format the main metric of all conditions, means over severities, mPC and rPC as aligned text.
 
     Each task has its own table.
 
@@ -142,14 +137,15 @@ def table(found: dict) -> str:
     """
     texts = []
     for task in found["mPC"]:
+        main = TASKS[task].main
         severities = sorted(
             {r["severity"] for r in found["corruptions"].values() if "severity" in r}
         )
         lines = [
             [
                 kind,
-                *(format_ap(found["corruptions"][f"{kind} {s}"][task]["AP"]) for s in severities),
-                format_ap(means[task]["AP"]),
+                *(format_ap(found["corruptions"][f"{kind} {s}"][task][main]) for s in severities),
+                format_ap(means[task][main]),
             ]
             for kind, means in found["by_corruption"].items()
         ]
@@ -159,8 +155,8 @@ def table(found: dict) -> str:
             ("mPC", found["mPC"]),
             ("rPC, % of clean", found["rPC"]),
         ):
-            lines.append([name, *empty, format_ap(value[task]["AP"])])
-        header = [f"{TASKS[task]} AP", *(f"severity {s}" for s in severities), "mean"]
+            lines.append([name, *empty, format_ap(value[task][main])])
+        header = [TASKS[task].title, *(f"severity {s}" for s in severities), "mean"]
         align = ("left", *["right"] * (len(header) - 1))
         texts.append(tabulate(lines, header, disable_numparse=True, colalign=align))
     return "\n\n".join(texts)
@@ -172,29 +168,30 @@ def write_csv(found: dict, path: Path) -> None:
     columns = [(task, metric) for task in found["mPC"] for metric in rows[CLEAN][task]]
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["corruption", "severity", *(f"{TASKS[t]} {m}" for t, m in columns)])
+        writer.writerow(["corruption", "severity", *(TASKS[t].prefix + m for t, m in columns)])
         for name, row in rows.items():
             values = ["" if row[t][m] is None else f"{row[t][m]:.4f}" for t, m in columns]
             writer.writerow([row.get("corruption", name), row.get("severity", 0), *values])
 
 
 def draw(found: dict, path: Path) -> None:
-    """Draw the mean AP of each corruption as a bar and the AP at each severity as a dot, as PNG."""
+    """Draw the mean of each corruption as a bar and each severity as a dot, as PNG."""
     kinds, tasks, rows = list(found["by_corruption"]), list(found["mPC"]), found["corruptions"]
     figure = new_figure(5 * len(tasks), 1.5 + 0.3 * len(kinds))
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        means = [found["by_corruption"][kind][task]["AP"] or 0 for kind in kinds]
+        main = TASKS[task].main
+        means = [found["by_corruption"][kind][task][main] or 0 for kind in kinds]
         axes.barh(kinds, means, color="C0", alpha=0.5, label="mean over severities")
         dots = [
-            (row[task]["AP"] or 0, row["corruption"], row["severity"])
+            (row[task][main] or 0, row["corruption"], row["severity"])
             for name, row in rows.items()
             if name != CLEAN
         ]
         values, names, severities = zip(*dots, strict=True)
         axes.scatter(values, names, c=severities, cmap="viridis", s=12, zorder=3)
-        axes.axvline(rows[CLEAN][task]["AP"] or 0, color="black", ls=":", label="clean")
-        axes.axvline(found["mPC"][task]["AP"] or 0, color="C3", label="mPC")
-        axes.set(xlabel=f"{TASKS[task]} AP, percent (dots: severities, dark to light)")
+        axes.axvline(rows[CLEAN][task][main] or 0, color="black", ls=":", label="clean")
+        axes.axvline(found["mPC"][task][main] or 0, color="C3", label="mPC")
+        axes.set(xlabel=f"{TASKS[task].title}, percent (dots: severities, dark to light)")
         axes.invert_yaxis()
         axes.legend(fontsize="small")
     save_figure(figure, path)

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from robust_backbones import __version__
 from robust_backbones.core import results
 from robust_backbones.core.detector_keys import EVALUATION
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.results import flatten
@@ -48,7 +49,6 @@ from robust_backbones.detection.training.trainer import Trainer, evaluation_advi
 ROWS_FILE = "cells.json"
 CLEAN = "clean"  # name of the condition with unchanged images
 LOG_SECONDS = 60  # seconds between two lines of progress if stderr is not a terminal
-TASKS = {"bbox": "box", "segm": "mask"}  # names of tasks in tables, by Detectron2's name
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,9 @@ def measure_all(
 
     Returns:
         One row for each condition, `{name of the condition: row}`. A row contains the facts and the
-        summary of the condition, the number of `detections`, `seconds`, and `{metric: percent}` for
-        each task (`bbox`, `segm`). Metrics without ground truth are None. Only the main process
-        has metrics, and writes files.
+        summary of the condition, the number of `detections` of a detector, `seconds`, and `{metric:
+        percent}` for each task (`bbox`, `segm`, `sem_seg`). Metrics without ground truth are None.
+        Only the main process has metrics, and writes files.
 
     Raises:
         UserError: the saved rows have other settings, or the weights do not fit the detector.
@@ -232,7 +232,7 @@ def measure_all(
                     bar.update,
                     target.cfg.MODEL.DEVICE,
                 )
-            if not row["detections"]:
+            if row.get("detections") == 0:
                 row |= _zero_scores(rows.get(CLEAN, {}))
             rows[condition.name] = row
             if not main:
@@ -288,7 +288,7 @@ def measure(
         with torch.no_grad():
             outputs = model(batch)
         evaluator.process(batch, outputs)
-        detections += sum(len(output["instances"]) for output in outputs)
+        detections += sum(len(output["instances"]) for output in outputs if "instances" in output)
         tick(size * condition.cost)
     found = comm.all_gather((records, detections))
     records = [record for part, _ in found for record in part]
@@ -301,7 +301,9 @@ def measure(
         for task, metrics in scores.items()
     }
     row = condition.facts | tasks | condition.summary(records)
-    row |= {"detections": detections, "seconds": round(time.perf_counter() - started, 2)}
+    if "sem_seg" not in row:
+        row["detections"] = detections
+    row["seconds"] = round(time.perf_counter() - started, 2)
     return results.finite(row)
 
 
@@ -334,9 +336,11 @@ class _ConditionDataset(Dataset):
 
 
 def describe_row(row: dict) -> str:
-    """Format the AP and the time of a row, such as `box AP 61.2, mask AP 55.0, 34 s`."""
+    """Format the main metrics and the time of a row, such as `box AP 61.2, mask AP 55.0, 34 s`."""
     words = [
-        f"{title} AP {format_ap(row[task]['AP'])}" for task, title in TASKS.items() if task in row
+        f"{task.title} {format_ap(row[name][task.main])}"
+        for name, task in TASKS.items()
+        if name in row
     ]
     return ", ".join([*words, f"{row['seconds']:.0f} s"])
 
@@ -347,7 +351,7 @@ def format_ap(value: float | None) -> str:
 
 
 def common_tasks(rows: dict[str, dict]) -> list[str]:
-    """Return the keys of `TASKS` that all rows contain."""
+    """Return the tasks, keys of `TASKS`, that all rows contain."""
     return [task for task in TASKS if all(task in row for row in rows.values())]
 
 
