@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,17 @@ from robust_backbones.core.results import flatten
 
 COMMAND = "train"
 BACKBONE, CANDIDATES, DETECTION = "backbone", "learning-rate", "detection"  # parts of the study
-CONFIG, TIMM_CONFIG = "own_data_faster_rcnn.yaml", "own_data_faster_rcnn_timm.yaml"
+# Default config of detectors or of semantic segmentation, with a ResNet and with a timm network.
+CONFIGS = {
+    False: ("own_data_faster_rcnn.yaml", "own_data_faster_rcnn_timm.yaml"),
+    True: ("own_data_semantic_fpn.yaml", "own_data_semantic_fpn_timm.yaml"),
+}
 # Packaged configs without a schedule of their own.
-OWN_DATA = (CONFIG, TIMM_CONFIG, "own_data_mask_rcnn.yaml", "own_data_retinanet.yaml")
+OWN_DATA = (
+    *(name for names in CONFIGS.values() for name in names),
+    "own_data_mask_rcnn.yaml",
+    "own_data_retinanet.yaml",
+)
 HELD_OUT = 0.2  # fraction of the training images on which learning rates are compared
 FACTORS = (1 / 4, 1, 4)  # candidate learning rates, relative to the config's
 
@@ -49,13 +58,29 @@ DEFAULTS = {  # Detectron2's values of the keys that are read here
     "MODEL.MASK_ON": False,
     "DATASETS.REPAIR": False,
 }
+_MASKS = re.compile(r"(?:[\w.-]+=)?mask:")
 CHECKED_BY = ("MODEL.MASK_ON", "DATASETS.REPAIR")  # config keys that determine what is an error
 
 
 def _config_file(settings: CompareSettings, networks: Sequence[Network]) -> str:
-    """Return the config file of the detectors. The default depends on the networks."""
+    """Return the config file of the detectors. The default depends on the data and networks."""
     timm = any(network.arch.startswith(archs.TIMM) for network in networks)
-    return settings.config or (TIMM_CONFIG if timm else CONFIG)
+    return settings.config or CONFIGS[_is_semantic(settings)][timm]
+
+
+def _is_semantic(settings: CompareSettings) -> bool:
+    """Return whether the data have semantic masks.
+
+    Raises:
+        UserError: some data have masks, and others have objects.
+    """
+    kinds = {bool(_MASKS.match(text)) for text in settings.data}
+    if len(kinds) > 1:
+        raise UserError(
+            "DATA: mask:... needs another model than the other data. Compare them in separate "
+            "commands."
+        )
+    return True in kinds
 
 
 def _config(settings: CompareSettings, networks: Sequence[Network] = ()) -> dict:
@@ -263,7 +288,7 @@ def _parts(
     base = {"command": COMMAND, "resources": {"gpus": 1}}
     candidates: dict[str, Any] = {
         COMMENT: f"Each learning rate on the {1 - HELD_OUT:.0%} of the training images that are\n"
-        "not held out. AP is measured on the others.",
+        "not held out. AP or mIoU is measured on the others.",
         "name": CANDIDATES,
         **base,
         "common": common | {"DATASETS.HELD_OUT": HELD_OUT},

@@ -58,7 +58,8 @@ def parser(description: str) -> Parser:
         add(p)
     add_execution(p)
     p.restrict(*_IMAGES, to="an image folder or a dataset name", when=_is_images)
-    p.restrict(*_DETECTORS, to="DATA as coco:..., voc:..., yolo:..., or --test", when=_is_detection)
+    forms = ", ".join(f"{kind}:..." for kind in FORMS)
+    p.restrict(*_DETECTORS, to=f"DATA as {forms}, or --test", when=_is_detection)
     return p
 
 
@@ -77,7 +78,8 @@ def _general_options(p: Parser) -> None:
         nargs="+",
         metavar="DATA",
         help="image folder, name of a dataset such as flowers (with --data), or for detectors "
-        "coco:..., voc:..., yolo:... or a registered name with --test",
+        "coco:..., voc:..., yolo:... or a registered name with --test, or mask:... for semantic "
+        "segmentation",
     )
     add = p.add_argument
     add(

@@ -24,7 +24,7 @@ class CompareSettings:
     Attributes:
         kind: kind of data, `CLASSIFICATION` or `DETECTION`.
         data: tasks as the user gave them: image folders, names of datasets, or `coco:...`,
-            `voc:...` and `yolo:...`.
+            `voc:...`, `yolo:...` and `mask:...`.
         weights: networks to compare: paths, published names or URLs.
         trials: number of trials with different seeds, without the trials that `--more` adds.
         margin: largest difference that counts as no difference, in points; None: the report's.

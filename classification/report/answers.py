@@ -14,19 +14,14 @@ from typing import Any
 
 from classification.report import comparisons
 from classification.report.comparisons import Contest, Rules
-from classification.report.contents.detection import (
-    TASKS,
-    cautions,
-    experiments,
-    is_standard,
-    verdicts,
-)
+from classification.report.contents.detection import cautions, experiments, is_standard, verdicts
 from classification.report.contents.parts import EMBEDDED, Results
 from classification.report.groups import Group, stylized
 from classification.report.records import Merged
 from classification.report.sentences import NAMED, STANDARD, Names, sentence
 from classification.report.verdict_words import advice
 from classification.report.verdicts import Needed, Outcome, Verdict
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.eps import show_eps
 
 # Phrase for each kind of condition.
@@ -333,8 +328,8 @@ def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> A
         shown = {backbone: verdict for (_, backbone), verdict in found.items()}
     else:
         shown = {f"{words} ({backbone})": verdict for (words, backbone), verdict in found.items()}
-    unit = f"points of {TASKS[task]}"
-    question = f"Detection, {TASKS[task]} ({'; '.join([arch, *sorted(tests)][:NAMED])})"
+    unit = f"points of {TASKS[task].title}"
+    question = f"Detection, {TASKS[task].title} ({'; '.join([arch, *sorted(tests)][:NAMED])})"
     names = Names(f"the {name}", unit=unit, scope=scope, several=several)
     return Answer(question, sentence(names, shown), unit, shown)
 

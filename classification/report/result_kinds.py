@@ -11,6 +11,7 @@ from functools import cache
 
 from classification.report.conditions import Condition, read_calibration, read_conditions
 from robust_backbones import sources, zoo
+from robust_backbones.core.detector_tasks import TASKS
 
 
 def _transfer(contents: dict, common: dict) -> dict:
@@ -38,17 +39,18 @@ def _detection(contents: dict, common: dict) -> dict:
     weights = model["WEIGHTS"]
     known = named(weights) or _from_labels(common["labels"])
     known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
-    aps = {task: numbers.get("AP") for task, numbers in found.items()}
-    aps = {task: None if ap is None else _number(ap) for task, ap in aps.items()}
-    task = "bbox" if aps.get("bbox") is not None else "segm"
-    ap = aps.get(task)
+    known_tasks = {name: task for name, task in TASKS.items() if name in found}
+    values = {name: found[name].get(task.main) for name, task in known_tasks.items()}
+    values = {name: _number(value) for name, value in values.items() if value is not None}
+    name = next(iter(values), next(iter(known_tasks), "bbox"))
+    value = values.get(name)
     _check_learning_rates(config.get("SOLVER", {}))
     return {
         "dataset": dataset,
         "weights": weights,
-        "metric": f"{task} AP",
-        "accuracies": () if ap is None else (ap,),
-        "seeds": () if ap is None else (contents["seed"],),
+        "metric": f"{name} {TASKS[name].main}",
+        "accuracies": () if value is None else (value,),
+        "seeds": () if value is None else (contents["seed"],),
         **known,
     }
 

@@ -16,6 +16,7 @@ import classification.robustness_eval.options
 import classification.transfer.options
 from classification.study.storage import Store
 from robust_backbones.core.cli import Parser, option_name, words_of
+from robust_backbones.core.detector_tasks import TASKS, main_metric
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.core.paths import expand
@@ -205,10 +206,10 @@ def _transfer_cells(found: list[dict]) -> list[str]:
 
 
 def _detection_cells(found: list[dict]) -> list[str]:
-    """Return the cells of box AP and mask AP on the first test set, and number of runs."""
+    """Return the cells of each task's main metric on the first test set, and number of runs."""
     first = [next(iter(metrics.values())) for metrics in found]
-    aps = [_mean([m.get(task, {}).get("AP") for m in first]) for task in ("bbox", "segm")]
-    return [*aps, str(len(found))]
+    values = [_mean([m.get(n, {}).get(task.main) for m in first]) for n, task in TASKS.items()]
+    return [*values, str(len(found))]
 
 
 def _metric_cells(*names: str) -> Cells:
@@ -218,7 +219,7 @@ def _metric_cells(*names: str) -> Cells:
 def _perturbed_cells(key: str) -> Cells:
     """Return a function for three cells of a row.
 
-    The cells are the box AP on clean images, its mean over all attacks or corruptions, and the
+    The cells are the main metric on clean images, its mean over all attacks or corruptions, and the
     number of runs.
 
     Args:
@@ -228,7 +229,7 @@ def _perturbed_cells(key: str) -> Cells:
     def cells(found: list[dict]) -> list[str]:
         clean, others = [], []
         for metrics in found:
-            rows = {name: row["bbox"]["AP"] or 0.0 for name, row in metrics[key].items()}
+            rows = {name: main_metric(row)[2] or 0.0 for name, row in metrics[key].items()}
             clean.append(rows.pop("clean", None))
             others.append(statistics.mean(rows.values()) if rows else None)
         return [_mean(clean), _mean(others), str(len(found))]
@@ -274,13 +275,17 @@ COMMANDS = {
         gpus=0,
     ),
     "train": _detection(
-        "train", ("box AP", "mask AP", "runs"), _detection_cells, "--resume", output="OUTPUT_DIR"
+        "train",
+        (*(task.title for task in TASKS.values()), "runs"),
+        _detection_cells,
+        "--resume",
+        output="OUTPUT_DIR",
     ),
     "attack": _detection(
-        "attack", ("clean box AP", "attacked box AP", "runs"), _perturbed_cells("attacks")
+        "attack", ("clean AP or mIoU", "attacked", "runs"), _perturbed_cells("attacks")
     ),
     "corrupt": _detection(
-        "corrupt", ("clean box AP", "corrupted box AP", "runs"), _perturbed_cells("corruptions")
+        "corrupt", ("clean AP or mIoU", "corrupted", "runs"), _perturbed_cells("corruptions")
     ),
 }
 

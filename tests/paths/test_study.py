@@ -390,10 +390,10 @@ def test_the_table_is_over_seeds(tmp_path, request):
     for run, (box, mask) in zip(runs, [(40.0, 36.0), (41.0, None)], strict=False):
         result(run, {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}})
     assert table(runs).splitlines() == [
-        "| weights | box AP | mask AP | runs |",
-        "|---|---|---|---|",
-        "| a\\|b | 40.50 ± 0.71 | 36.00 | 2 |",
-        "| c |  |  | missing |",
+        "| weights | box AP | mask AP | mIoU | runs |",
+        "|---|---|---|---|---|",
+        "| a\\|b | 40.50 ± 0.71 | 36.00 |  | 2 |",
+        "| c |  |  |  | missing |",
     ]
 
 

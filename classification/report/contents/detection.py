@@ -32,10 +32,10 @@ from classification.report.verdict_words import (
 )
 from classification.report.verdicts import Verdict
 from robust_backbones.core.detector_keys import CANDIDATES, EXPERIMENT
+from robust_backbones.core.detector_tasks import TASKS
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.results import flatten
 
-TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
 SHOWN = 3  # maximum number of configuration keys in the description of an experiment
 COLUMNS = [
@@ -73,16 +73,16 @@ class Experiment:
 
 
 def figure4(results: Results) -> list[Section]:
-    """Build Figure 4: AP of each backbone, and its difference from the standard backbone."""
+    """Build Figure 4: each backbone's AP or mIoU, and its difference from the standard one."""
     found = experiments(results.of_kind("detection"))
     if not found:
         return []
     rows, panels = [], {}
     for experiment in found:
-        for task, title in TASKS.items():
-            if own := _rows(experiment, task, results.rules):
+        for name, task in TASKS.items():
+            if own := _rows(experiment, name, results.rules):
                 rows += own
-                panels[f"{experiment.words}, {title}"] = _bars(own)
+                panels[f"{experiment.words}, {task.title}"] = _bars(own)
     runs = [run for e in found for own in e.networks.values() for run in own]
     warned = warnings(runs)
     warned += [f"{e.words}: {words}" for e in found for words in cautions(e)]
@@ -91,7 +91,8 @@ def figure4(results: Results) -> list[Section]:
             "Some backbones are known only from the labels of a study or the names of their files."
         )
     text = [
-        "COCO's AP, percent: mean and standard deviation over runs with different seeds. "
+        "COCO's AP, or mIoU of semantic segmentation, percent: mean and standard deviation over "
+        "runs with different seeds. "
         "Differences are from the standard backbone. Their intervals are over runs only and are "
         "about this test set. p-values are corrected for the number of robust backbones, because "
         "the paper shows the best of several. Detectors are compared only if they differ only in "
@@ -320,18 +321,18 @@ def _words(record: Record) -> str:
 
 
 def _aps(runs: list[Merged], task: str) -> dict[int, float]:
-    """Map the seed of each run to its AP, percent."""
+    """Map the seed of each run to its AP or mIoU, percent."""
     found = {}
     for run in runs:
         for (record, _), seed in zip(run.sources, run.seeds, strict=True):
-            ap = record.metrics[record.dataset].get(task, {}).get("AP")
+            ap = record.metrics[record.dataset].get(task, {}).get(TASKS[task].main)
             if ap is not None:
                 found.setdefault(seed, ap)
     return found
 
 
 def verdicts(experiment: Experiment, task: str, rules: Rules) -> dict[str, Verdict]:
-    """Map each robust backbone to the verdict on its AP compared with the standard backbone.
+    """Map each robust backbone to the verdict on its metric compared with the standard backbone.
 
     Args:
         experiment: detectors that differ only in their initial weights.
@@ -364,7 +365,7 @@ def _rows(experiment: Experiment, task: str, rules: Rules) -> list[Row]:
         rows.append(
             {
                 "experiment": experiment.words,
-                "metric": TASKS[task],
+                "metric": TASKS[task].title,
                 "backbone": network,
                 "ap": ours,
                 "runs": len(own),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from classification.report.contents.detection import TASKS, is_candidate
+from classification.report.contents.detection import is_candidate
 from classification.report.contents.parts import Results
 from classification.report.records import Record
 from classification.report.result_kinds import READERS, named
 from classification.report.sections import Section, Value
+from robust_backbones.core.detector_tasks import TASKS
 
 LISTED = 3  # maximum number of paths in a sentence
 
@@ -72,11 +73,11 @@ def _unknown_parts(record: Record) -> list[str]:
     numbers = record.metrics.get(record.dataset)
     tasks = [name for name in numbers if name not in TASKS] if isinstance(numbers, dict) else []
     if tasks:
-        known = " and ".join(TASKS)
+        known = ", ".join(TASKS)
         found.append(f"the report has tables for {known}, but not for {', '.join(tasks)}")
     others = [name for name in record.metrics if name not in (record.dataset, "best")]
     if others:
         found.append(f"only the first test set is shown, but not {', '.join(others)}")
     if not record.accuracies and not tasks:
-        found.append("the detector has no AP")
+        found.append("the detector has no AP or mIoU")
     return found

@@ -107,6 +107,26 @@ def test_schedules(case):
     assert tuple(keys.values()) == wanted
 
 
+DEFAULTS = {  # data, architecture -> config
+    ("voc:cells", "resnet50"): "own_data_faster_rcnn.yaml",
+    ("mask:a:b", "resnet50"): "own_data_semantic_fpn.yaml",
+    ("beach=mask:a:b", "resnet50"): "own_data_semantic_fpn.yaml",
+    ("mask:a:b", "timm:convnext_base"): "own_data_semantic_fpn_timm.yaml",
+}
+
+
+@pytest.mark.parametrize(("data", "arch"), DEFAULTS)
+def test_the_config_depends_on_data_and_network(data, arch):
+    found = detectors._config_file(settings(data), [network("a.pt", "x", 0.0, arch)])
+    assert found == DEFAULTS[data, arch]
+    assert found in detectors.OWN_DATA and load_config(found, ["MODEL.WEIGHTS", ""])
+
+
+def test_masks_and_objects_need_two_commands():
+    with pytest.raises(UserError, match="mask:... needs another model than the other data"):
+        detectors._config_file(settings("voc:cells", "mask:a:b"), NETWORKS)
+
+
 def test_the_config_is_read_with_its_bases():
     found = detectors._config(settings(config="coco_mask_rcnn_robust_eps3_1x.yaml"))
     assert found["MODEL.MASK_ON"] and found["SOLVER.MAX_ITER"] == 90000

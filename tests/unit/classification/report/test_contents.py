@@ -43,7 +43,7 @@ SEGMENTER = replace(
     detection("cityscapes", 3.0),
     accuracies=(),
     seeds=(),
-    metrics={"cityscapes": {"sem_seg": {"mIoU": 70.0}}, "best": {}},
+    metrics={"cityscapes": {"panoptic_seg": {"PQ": 70.0}}, "best": {}},
 )
 TWO_SETS = replace(
     detection("mine", 3.0), metrics={"mine": {"bbox": {"AP": 5.0}}, "theirs": {"bbox": {"AP": 4.0}}}
@@ -63,7 +63,10 @@ TWO_SETS = replace(
         ([replace(transfer(eps=3.0), eps=None)], ["eps of the network's pretraining is unknown: "]),
         ([replace(transfer(), kind="errors", accuracies=())], ["no table for the kind 'errors': "]),
         ([detection(), detection(eps=3.0)], []),
-        ([SEGMENTER], ["tables for bbox and segm, but not for sem_seg: nowhere/cityscapes-3"]),
+        (
+            [SEGMENTER],
+            ["tables for bbox, segm, sem_seg, but not for panoptic_seg: nowhere/cityscapes-3"],
+        ),
         ([TWO_SETS], ["only the first test set is shown, but not theirs: "]),
     ],
 )
@@ -220,6 +223,33 @@ def test_figure8():
     assert source["stylized"].mean == 60 and source["robust"].mean > 70
     assert "stylized_imagenet" not in [r["task"] for r in sections["table1"].rows]
     assert [name for name in sections if name.startswith("table1")] == ["table1"]
+
+
+def segmenter(eps: float, miou: float, seed: int) -> Record:
+    """A network for semantic segmentation."""
+    metrics = {"beach": {"sem_seg": {"mIoU": miou, "pACC": 90.0}}}
+    found = detection("beach", eps, miou, seed)
+    model = found.settings["MODEL"] | {"META_ARCHITECTURE": "SemanticSegmentor"}
+    settings = found.settings | {"MODEL": model}
+    return replace(found, metrics=metrics, settings=settings, metric="sem_seg mIoU")
+
+
+def test_figure4_compares_miou():
+    noise = (0.0, 0.3, 0.6)
+    found = [
+        segmenter(eps, 40 + 5 * (eps > 0) + noise[seed], seed)
+        for eps in (0.0, 3.0)
+        for seed in range(3)
+    ]
+    section = named(found)["figure4"]
+    standard, robust = section.rows
+    assert {r["metric"] for r in section.rows} == {"mIoU"}
+    assert standard["ap"].mean == pytest.approx(40.3) and robust["ap"].mean == pytest.approx(45.3)
+    assert robust["verdict"] == "better" and "SemanticSegmentor" in robust["experiment"]
+    (answer,) = find_answers(collect(found))
+    assert "mIoU" in answer.question and "mIoU" in answer.text
+    results = collect(found)
+    assert not unshown(results, build_sections(results))
 
 
 def test_figure4():

@@ -125,6 +125,23 @@ def test_detection_and_pretraining(tmp_path):
     assert network.weights == str(tmp_path / "b" / "checkpoint.pt")
 
 
+METRICS = {  # metrics of a test set -> metric and value of the record
+    "both": ({"bbox": {"AP": 5.0}, "segm": {"AP": 4.0}}, "bbox AP", (5.0,)),
+    "masks": ({"segm": {"AP": 4.0}}, "segm AP", (4.0,)),
+    "no boxes": ({"bbox": {"AP": None}, "segm": {"AP": 4.0}}, "segm AP", (4.0,)),
+    "semantic": ({"sem_seg": {"mIoU": 41.0, "pACC": 90.0}}, "sem_seg mIoU", (41.0,)),
+    "diverged": ({"sem_seg": {"mIoU": None}}, "sem_seg mIoU", ()),
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_metrics_of_detectors_and_segmenters(tmp_path, case):
+    metrics, metric, value = METRICS[case]
+    config = {"MODEL": {"WEIGHTS": "a.pth"}, "DATASETS": {"TEST": ["beach"]}}
+    record = only(tmp_path, result("detection", {"beach": metrics}, config))
+    assert (record.metric, record.accuracies) == (metric, value)
+
+
 def test_unreadable_files_are_reported(tmp_path):
     write(tmp_path / "a", "{")
     write(tmp_path / "b", "[1]")
