@@ -15,8 +15,9 @@ from typing import Any
 from classification.report import comparisons
 from classification.report.comparisons import Contest, Rules
 from classification.report.contents.detection import cautions, experiments, is_standard, verdicts
+from classification.report.contents.few_images import learning_curves, shown_groups, standard_needs
 from classification.report.contents.parts import EMBEDDED, Results
-from classification.report.groups import Group, stylized
+from classification.report.groups import Group
 from classification.report.records import Merged
 from classification.report.sentences import NAMED, STANDARD, Names, sentence
 from classification.report.verdict_words import advice
@@ -113,12 +114,13 @@ def _needed(verdict: Verdict) -> tuple[list[int] | None, list[int] | None]:
 def find_answers(results: Results) -> list[Answer]:
     """Answer every question of a report. Answers without verdicts come last."""
     found = []
-    shown = [group for group in results.groups if not stylized(group.key.pretrained_on)]
+    shown = shown_groups(results)
     for group in shown:
         found += _of_group(results, group)
     found += _of_detectors(results.of_kind("detection"), results.rules)
     for group in shown:
         found += _of_conditions(results, group)
+        found += _of_few_images(results, group)
     found = found or [_nothing(results.runs)]
     return sorted(found, key=lambda answer: not answer.verdicts)
 
@@ -224,27 +226,76 @@ def _of_conditions(results: Results, group: Group) -> list[Answer]:
             for (task, arch), c in own.items()
             if c.verdict
         }
-        sides = {
-            (group.names[id(run)], eps)
-            for task, arch in own
-            for eps, run in group.row(mode, task, arch).items()
-            if eps
-        }
-        recipe = all(c.pretrainings for c in own.values())
-        network = _network(sides, group.key.norm, recipe)
-        if len(archs) > 1:
-            network = "the best robust network of each architecture"
-        names = Names(network, verb="performs", items="pairs of task and architecture", scope=scope)
+        items = "pairs of task and architecture" if len(archs) > 1 else "tasks"
+        network = _best(group, mode, own.values(), own)
+        names = Names(network, verb="performs", items=items, scope=scope)
         words = [archs[0] if len(archs) == 1 else f"{len(archs)} architectures", scope]
         found.append(
             Answer(
                 f"{mode.capitalize()} transfer ({'; '.join([*words, *group.key.words])})",
-                sentence(names if len(archs) > 1 else replace(names, items="tasks"), shown),
+                sentence(names, shown),
                 verdicts=shown,
                 cautions=_cautions(own.values()),
             )
         )
     return found
+
+
+def _of_few_images(results: Results, group: Group) -> list[Answer]:
+    """Answer one question for each transfer mode with several sizes of the training set."""
+    found, curves = [], learning_curves(results, group)
+    for mode in dict.fromkeys(mode for mode, *_ in curves):
+        cells = {(task, arch): own for (m, task, arch), own in curves.items() if m == mode}
+        archs = [*dict.fromkeys(arch for _, arch in cells)]
+        several = len(archs) > 1
+        shown = {
+            f"{task}{f' ({arch})' * several} with {images:g} images per class": c.verdict
+            for (task, arch), own in cells.items()
+            for images, c in own.items()
+            if c.verdict
+        }
+        contests = [c for own in cells.values() for c in own.values()]
+        names = Names(_best(group, mode, contests, [*cells]), items="training sets")
+        text = sentence(names, shown)
+        if len(cells) == 1:
+            text += _worth(*cells.values())
+        words = [f"{len(archs)} architectures" if several else archs[0], "few training images"]
+        question = f"{mode.capitalize()} transfer ({'; '.join([*words, *group.key.words])})"
+        found.append(Answer(question, text, verdicts=shown, cautions=_cautions(contests)))
+    return found
+
+
+def _worth(own: Mapping[float, Contest]) -> str:
+    """Return a sentence on the number of labels that robustness saves; empty if unknown."""
+    for images, needs in standard_needs(own).items():
+        if needs and needs > images:
+            return (
+                f" With {images:g} images per class, the robust network is as accurate as the "
+                f"standard one with {float(f'{needs:.2g}'):g}."
+            )
+    return ""
+
+
+def _best(
+    group: Group, mode: str, contests: Collection[Contest], cells: Collection[tuple[str, str]]
+) -> str:
+    """Name the only robust network, or the best of several.
+
+    Args:
+        group: group of comparable results.
+        mode: transfer mode.
+        contests: contests of the networks.
+        cells: task and architecture of each contest.
+    """
+    if len({arch for _, arch in cells}) > 1:
+        return "the best robust network of each architecture"
+    sides = {
+        (group.names[id(run)], eps)
+        for task, arch in cells
+        for eps, run in group.row(mode, task, arch).items()
+        if eps
+    }
+    return _network(sides, group.key.norm, all(c.pretrainings for c in contests))
 
 
 def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:

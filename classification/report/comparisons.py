@@ -309,6 +309,7 @@ def _fixed(side: list[Merged]) -> bool:
         own.get("probe") in ("logistic", "knn")
         and own.get(CHOICES[own["probe"]]) is not None
         and not own.get("shots")
+        and not own.get("fraction")
         for own in settings
     )
 

@@ -27,6 +27,7 @@ class Key:
         pretrained_on: dataset that the networks were pretrained on.
         norm: norm of the perturbations in adversarial pretraining, `"l2"` or `"linf"`.
         shots: number of training images per class; None: all images.
+        fraction: fraction of the training images of each class; None: all images.
         adversarial: perturbation radius eps of adversarial fine-tuning; 0: standard fine-tuning.
         simulated: whether the results are simulated.
     """
@@ -35,6 +36,7 @@ class Key:
     pretrained_on: str
     norm: str = "l2"
     shots: int | None = None
+    fraction: float | None = None
     adversarial: float = 0.0
     simulated: bool = False
 
@@ -44,7 +46,7 @@ class Key:
         known = [*PROTOCOLS]
         position = known.index(self.protocol) if self.protocol in known else len(known)
         origin = (self.pretrained_on != REFERENCE, self.pretrained_on)
-        more = (self.norm != "l2", self.shots or 0, self.adversarial)
+        more = (self.norm != "l2", self.shots or 0, self.fraction or 0, self.adversarial)
         return (self.simulated, position, self.protocol, *origin, *more)
 
     @property
@@ -63,6 +65,9 @@ class Key:
             found.append((self.norm, f"{self.norm} networks"))
         if shots:
             found.append((f"{shots}-shot", f"{shots} training images per class"))
+        if self.fraction:
+            part = f"{100 * self.fraction:g}"
+            found.append((f"{part}-percent", f"{part} % of the training images of each class"))
         if self.adversarial:
             found.append((f"adversarial-eps{eps}", f"adversarial fine-tuning with eps {eps}"))
         return found + [("simulated", "simulated")] * self.simulated
@@ -76,6 +81,16 @@ class Key:
     def words(self) -> list[str]:
         """Descriptions of the properties in `parts`."""
         return [description for _, description in self.parts]
+
+    @property
+    def family(self) -> Key:
+        """Key of the group with all training images."""
+        return replace(self, shots=None, fraction=None)
+
+    @property
+    def training_set(self) -> tuple:
+        """Sort key of groups of a family. The largest training set comes last."""
+        return (self == self.family, self.fraction or 0.0, self.shots or 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +267,7 @@ def _key(record: Record) -> Key:
         record.pretrained_on,
         record.constraint if record.eps else "l2",
         settings.get("shots"),
+        settings.get("fraction"),
         settings.get("adversarial") or 0.0,
         record.simulated,
     )

@@ -104,8 +104,8 @@ def _data_options(p: Parser) -> None:
         "--trials",
         type=cli.count,
         help="number of runs with different seeds for validation images, last layer and image "
-        f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and without --shots, "
-        "where nothing is random)",
+        f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and all images, where "
+        "nothing is random)",
     )
     add(
         "--image-size",
@@ -124,6 +124,12 @@ def _data_options(p: Parser) -> None:
         "--shots",
         type=cli.count,
         help="train on N images of each class, drawn again in each trial (default: all)",
+    )
+    add(
+        "--fraction",
+        type=cli.part,
+        help="train on this fraction of the images of each class, in (0, 1], at least one image of "
+        "each class, drawn again in each trial (default: 1)",
     )
     add(
         "--metric",
@@ -343,6 +349,7 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
         limit=args.limit,
         test_limit=args.test_limit,
         shots=args.shots,
+        fraction=_fraction(args),
         held_out=args.held_out if parts.selection == "validation" else 0.0,
         trials=trials(args),
         seed=args.seed,
@@ -395,7 +402,20 @@ def trials(args: argparse.Namespace) -> int:
     probe = _parts(args).probe
     value = {"logistic": args.penalty, "knn": args.neighbors, "sgd": None}[probe]
     # Automatic selection depends on the validation images, which depend on the seed.
-    return SEEDED_TRIALS if value is None or args.shots else 1
+    return SEEDED_TRIALS if value is None or args.shots or _fraction(args) else 1
+
+
+def _fraction(args: argparse.Namespace) -> float | None:
+    """Return the fraction of the training images; None: all images.
+
+    Raises:
+        UserError: `--shots` is given, too.
+    """
+    if args.fraction and args.shots:
+        raise UserError(
+            "--fraction and --shots: both choose the number of training images. Remove one of them."
+        )
+    return None if args.fraction == 1 else args.fraction
 
 
 def has_sgd(args: argparse.Namespace) -> bool:

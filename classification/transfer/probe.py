@@ -299,16 +299,42 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
     Raises:
         UserError: a class has fewer than `shots` images, or `shots` is less than 1.
     """
-    counts = {c: n for c, n in enumerate(torch.bincount(labels.cpu()).tolist()) if n}
-    most = min(counts.values(), default=0)
+    most = min(_class_sizes(labels).values(), default=0)
     if not 1 <= shots <= most:
         raise UserError(
             f"--shots {shots}: the smallest class has {most} training images. Choose 1 to {most}."
         )
+    return _draw(labels, lambda _: shots, seed)
+
+
+def draw_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Draw a random fraction of the images of each class, at least one image per class.
+
+    With the same seed, the images for a smaller fraction are a subset of those for a larger one.
+
+    Args:
+        labels: labels `(N,)`, int64. Their distinct values are the classes.
+        fraction: fraction of the images of each class, in (0, 1].
+        seed: seed for the draw.
+
+    Returns:
+        Indices of the images, int64, in the order of the classes.
+    """
+    assert 0 < fraction <= 1, fraction
+    return _draw(labels, lambda size: max(1, round(fraction * size)), seed)
+
+
+def _class_sizes(labels: Tensor) -> dict[int, int]:
+    """Map each class to its number of images."""
+    return {c: n for c, n in enumerate(torch.bincount(labels.cpu()).tolist()) if n}
+
+
+def _draw(labels: Tensor, number: Callable[[int], int], seed: int) -> Tensor:
+    """Draw images of each class. `number` is the number of images to draw for a class size."""
     generator, chosen = torch.Generator().manual_seed(seed), []
-    for c in counts:
+    for c, size in _class_sizes(labels).items():
         members = (labels.cpu() == c).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+        chosen.append(members[torch.randperm(size, generator=generator)[: number(size)]])
     return torch.cat(chosen)
 
 

@@ -93,7 +93,8 @@ def summary(task: Task, trials: list[Trial]) -> dict:
     calibrations = [trial.calibration for trial in trials if trial.calibration]
     if calibrations:
         found["calibration"] = summarize_calibration(calibrations)
-    return found | {"images": len(task.test), "trials": rows}
+    images = {"images": len(task.test), "images_per_class": task.images_per_class}
+    return found | images | {"trials": rows}
 
 
 def _row(task: Task, trial: Trial) -> dict:

@@ -115,6 +115,7 @@ class TransferSettings:
         decode: JPEG decoder, `exact` or `fast`.
         limit, test_limit: number of training and test images to use; None: all images.
         shots: number of training images per class; None: all images.
+        fraction: fraction of the training images of each class, in (0, 1); None: all images.
         held_out: fraction of the training images of each class to select on; 0: select on the test
             images.
         trials: number of runs with different seeds.
@@ -142,6 +143,7 @@ class TransferSettings:
     limit: int | None
     test_limit: int | None
     shots: int | None
+    fraction: float | None
     held_out: float
     trials: int
     seed: int

@@ -14,7 +14,7 @@ from classification.datasets.loader import check_batch_size
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier, Pretrained
 from classification.transfer import protocols
-from classification.transfer.probe import few_shot
+from classification.transfer.probe import draw_fraction, few_shot
 from classification.transfer.settings import TransferSettings
 from robust_backbones import corruptions, timm_networks
 from robust_backbones.archs import RESNETS
@@ -92,10 +92,17 @@ class Task:
 
     def images(self, trial: int) -> Tensor:
         """Return the sorted indices of a trial's training images."""
-        shots = self.settings.shots
-        if not shots:
-            return torch.arange(len(self.train))
-        return few_shot(self.train.labels, shots, self.seed(trial)).sort().values
+        labels, settings, seed = self.train.labels, self.settings, self.seed(trial)
+        if settings.shots:
+            return few_shot(labels, settings.shots, seed).sort().values
+        if settings.fraction:
+            return draw_fraction(labels, settings.fraction, seed).sort().values
+        return torch.arange(len(self.train))
+
+    @property
+    def images_per_class(self) -> float:
+        """Mean number of training images of a class. It is the same for all trials."""
+        return len(self.images(0)) / len(self.train.labels.unique())
 
     def validation_split(self, trial: int) -> tuple[Tensor, Tensor]:
         """Split the images of a trial into training and validation indices.
@@ -158,7 +165,10 @@ class Task:
         validates = settings.chooses and not self.selects_on_test
         images = len(self.validation_split(0)[0] if validates else self.images(0))
         if not images:
-            shots = f"--shots {settings.shots}" if settings.shots else "one image of each class"
+            shots = "one image of each class"
+            for name in ("shots", "fraction"):
+                if number := getattr(settings, name):
+                    shots = f"--{name} {number:g}"
             raise UserError(
                 f"{shots}: the selection of hyperparameters holds out one image of each class, "
                 "which leaves none to train on. Use more images, --selection test, or a fixed "

@@ -339,6 +339,7 @@ positive = Number(parse_number, lambda v: v > 0, "a finite number above 0")
 share = Number(parse_number, lambda v: 0 <= v < 1, "a number in [0, 1)")
 factor = Number(parse_number, lambda v: 0 < v <= 1, "a number in (0, 1]")
 fraction = Number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
+part = Number(parse_number, lambda v: 0 < v <= 1, "a number above 0, at most 1")
 proportion = Number(parse_number, lambda v: 0 <= v <= 1, "a number in [0, 1]")
 eps = Number(
     parse_number, lambda v: v >= 0, "a finite number of at least 0, such as 3 or 4/255", "EPS"

@@ -274,6 +274,18 @@ def test_shots_and_fixed_choices(network, tmp_path):
     assert row["chosen"] == {"penalty": 1.0} and row["candidates"] == []
 
 
+def test_a_fraction_of_each_class(network, tmp_path):
+    """40 images of ten classes: a quarter is one image of each class, drawn again in each trial."""
+    words = ["--fraction", "0.25", "--penalty", "1", "--trials", "3"]
+    found = run(network, tmp_path / "quarter", *words)
+    assert found["settings"]["fraction"] == 0.25 and len(found["metrics"]["trials"]) == 3
+    assert found["metrics"]["images_per_class"] == 1
+    said = table(tmp_path / "quarter/per_image.csv")
+    assert len({tuple(line[f"trial{k}"] for line in said) for k in range(3)}) == 3
+    every = run(network, tmp_path / "all", "--fraction", "1", "--penalty", "1")
+    assert every["settings"]["fraction"] is None and every["metrics"]["images_per_class"] == 4
+
+
 @pytest.mark.parametrize("name", ["--downscale", "--image-size"])
 def test_other_images_other_features(runs, network, tmp_path, name):
     one = run(network, tmp_path / "one", "--trials", "2", name, "16")
@@ -313,6 +325,10 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
         (["--shots", "30"], "--shots 30: .*'.*' has 4, '.*Choose at most 4"),
         (["--shots", "1"], "--shots 1: .* leaves none to train on. Use more images"),
+        (["--fraction", "0"], "'0' is not a number above 0, at most 1"),
+        (["--fraction", "1.5"], "'1.5' is not a number above 0, at most 1"),
+        (["--fraction", "0.1", "--shots", "1"], "--fraction and --shots: both .* Remove one"),
+        (["--fraction", "0.01"], "--fraction 0.01: .* leaves none to train on. Use more images"),
         (["--limit", "9"], "a limit of 9 images is below the 10 classes of digits"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
         (

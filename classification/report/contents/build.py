@@ -12,13 +12,14 @@ from classification.report.contents import (
     conditions,
     coverage,
     detection,
+    few_images,
     paired_differences,
     pretraining_accuracy,
     variants,
 )
 from classification.report.contents.excluded import excluded_cells
 from classification.report.contents.parts import Results
-from classification.report.groups import groups_of, stylized
+from classification.report.groups import groups_of
 from classification.report.records import Record
 from classification.report.sections import Section
 from classification.study.file import read_study
@@ -34,6 +35,7 @@ BUILDERS: dict[str, Callable[..., list[Section]]] = {
     "Section 4.3": paired_differences.section_4_3,
     "what else transfers": conditions.transferred,
     "calibration": conditions.calibrated,
+    "few training images": few_images.few_images,
     "accuracy against eps": accuracy.curves,
     "average ranks": paired_differences.ranks,
     "Figure 4": detection.figure4,
@@ -77,8 +79,7 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
 
 def build_sections(results: Results) -> list[Section]:
     """Build the sections that have a result, and the sections about coverage."""
-    # Networks that were pretrained on stylized images appear only in Figure 8.
-    shown = [group for group in results.groups if not stylized(group.key.pretrained_on)]
+    shown = few_images.shown_groups(results)
     made, empty = [], []
     for name, build in BUILDERS.items():
         own = build(results) if name in ONCE else [s for g in shown for s in build(results, g)]
@@ -86,4 +87,4 @@ def build_sections(results: Results) -> list[Section]:
         made += own
         if not own:
             empty.append(name)
-    return made + coverage.coverage(results, made, empty)
+    return made + coverage.coverage(results, shown, made, empty)

@@ -8,6 +8,7 @@ from classification.report import records, verdict_words
 from classification.report.comparisons import Contest
 from classification.report.conditions import SCORES
 from classification.report.contents.accuracy import ROBUST, STANDARD
+from classification.report.contents.few_images import learning_curves
 from classification.report.contents.parts import ARCH, MODE, TASK, Results, section, series, value
 from classification.report.groups import Group
 from classification.report.records import Merged
@@ -100,13 +101,19 @@ def transferred(results: Results, group: Group) -> list[Section]:
 
 
 def _figure(results: Results, group: Group, mode: str) -> Figure:
-    """Return bars of standard and robust networks under each condition, one panel for each task."""
+    """Return bars of standard and robust networks under each condition, one panel for each task.
+
+    The last bars are for clean images and the smallest training set, if there are several. Their
+    label has the number of training images per class.
+    """
     cells: dict[tuple[str, str], dict[str, Contest]] = {}
-    contests = results.by_condition[group.suffix]
+    contests, curves = results.by_condition[group.suffix], learning_curves(results, group)
     for (own, task, arch), c in results.by_architecture[group.suffix].items():
         under = {key[3]: c for key, c in contests.items() if key[:3] == (own, task, arch)}
         if own == mode and under:
-            cells[task, arch] = {CLEAN: c} | under
+            few = curves.get((own, task, arch), {})
+            fewest = {f"few-shot ({images:g})": c for images, c in [*few.items()][:1]}
+            cells[task, arch] = {CLEAN: c} | under | fewest
     several = len({arch for _, arch in cells}) > 1
     panels = {
         f"{task}, {arch}" if several else task: [
@@ -115,7 +122,7 @@ def _figure(results: Results, group: Group, mode: str) -> Figure:
         ]
         for (task, arch), own in cells.items()
     }
-    title, axes = f"What else transfers, {mode}", ("test images", "accuracy, %")
+    title, axes = (f"What else transfers, {mode}", ("condition", "accuracy, %"))
     return Figure(f"conditions-{mode}{group.suffix}", "bars", title, *axes, panels)
 
 
@@ -159,7 +166,8 @@ def calibrated(results: Results, group: Group) -> list[Section]:
         "Calibration of the standard network and of the robust one with the best clean accuracy. "
         "Lower is better, except for the accuracy. NLL is the negative log-likelihood. The Brier "
         "score is the squared error of the probabilities, from 0 to 2. ECE is the expected "
-        "calibration error over bins with equal numbers of images. Scaled: the logits are divided "
+        "calibration error over bins with equal numbers of images. It is too high with few images, "
+        "and its interval corrects for that. Scaled: the logits are divided "
         "by a temperature that was chosen on validation images. The last column is the accuracy on "
         "the 80 % of the images with the highest confidence. Intervals are over test images only, "
         "so there are no verdicts."

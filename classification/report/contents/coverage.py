@@ -80,11 +80,14 @@ def _warnings(record: Record) -> Iterable[dict]:
     return [w for w in record.warnings if isinstance(w, dict) and "message" in w]
 
 
-def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Section]:
+def coverage(
+    results: Results, shown: list[Group], made: list[Section], empty: list[str]
+) -> list[Section]:
     """Build the sections about coverage: tables and figures, the study, and missing networks.
 
     Args:
         results: results that the report is built from.
+        shown: groups that have sections of their own.
         made: all other sections of the report.
         empty: names of tables and figures without any result.
     """
@@ -128,7 +131,7 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
             sum(s.wanted for s in counted),
         )
     ]
-    return found + _study(results) + [s for g in results.groups for s in _missing(results, g)]
+    return found + _study(results) + [s for g in shown for s in _missing(results, g)]
 
 
 def _part(section: Section) -> float | None:

@@ -33,6 +33,8 @@ _MAY_DIFFER = {
     "save_classifier",
     "limit",
     "test_limit",
+    "shots",
+    "fraction",
     "conditions",
 }
 EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)

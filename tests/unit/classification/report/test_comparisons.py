@@ -108,6 +108,7 @@ LOGISTIC = {"probe": "logistic", "penalty": 1.0, "shots": None}
     [
         (LOGISTIC, True),
         (LOGISTIC | {"shots": 5}, False),
+        (LOGISTIC | {"fraction": 0.5}, False),
         ({"probe": "sgd"}, False),
         ({}, False),
         (LOGISTIC | {"penalty": None}, False),

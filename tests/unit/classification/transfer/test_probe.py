@@ -262,6 +262,21 @@ def test_interpolation_of_a_cubic_is_exact():
     assert interpolate(11.0, known).tolist() == [729, 1]
 
 
+@pytest.mark.parametrize(
+    "fraction, counts",
+    [(0.01, [1, 1, 1]), (0.1, [10, 1, 2]), (0.5, [50, 4, 10]), (1, [100, 7, 20])],
+)
+def test_fractions_of_classes(fraction, counts):
+    labels = torch.tensor([0] * 100 + [2] * 7 + [5] * 20)[torch.randperm(127)]
+    found = probe.draw_fraction(labels, fraction, seed=1)
+    assert len(found.unique()) == len(found)
+    assert torch.bincount(labels[found])[[0, 2, 5]].tolist() == counts
+    assert torch.equal(found, probe.draw_fraction(labels, fraction, seed=1))
+    if fraction < 1:
+        assert not torch.equal(found, probe.draw_fraction(labels, fraction, seed=2))
+    assert set(found.tolist()) <= set(probe.draw_fraction(labels, 1.0, seed=1).tolist())
+
+
 @pytest.mark.parametrize("shots", [1, 5])
 def test_few_shots(shots):
     labels = torch.tensor([0, 2, 5] * 40)[torch.randperm(120)]

@@ -76,6 +76,8 @@ DEFAULTS = [  # options, number of trials
     (["--penalty", "1"], 1),
     (["--probe", "knn", "--neighbors", "5"], 1),
     (["--penalty", "1", "--shots", "5"], 3),
+    (["--penalty", "1", "--fraction", "0.5"], 3),
+    (["--penalty", "1", "--fraction", "1"], 1),  # all images
     (["--probe", "sgd"], 3),
     (["--mode", "full-network"], 3),
     (["--protocol", "paper"], 3),
