@@ -20,6 +20,7 @@ from classification.robustness_eval.execute import attack_images
 from classification.robustness_eval.plan import (
     AUTOATTACK,
     PGD,
+    UNBOUNDED,
     Attack,
     AttackResult,
     autoattack_parts,
@@ -195,7 +196,10 @@ def _attacks(task: Task, networks: Networks) -> tuple[list[Condition], list[dict
             plan = make_plan(constraint, radii, steps, settings.restarts, parts, shape)
             for k, model in enumerate(networks.models):
                 name = f"trial{k}_{constraint}_{family}"
-                outcome = _attack(task, model, task.test.subset(indices), plan, name, k)
+                images, own = task.test.subset(indices), plan
+                if k or family == AUTOATTACK:  # one check for masked gradients is enough
+                    own = [attack for attack in plan if attack.family != UNBOUNDED]
+                outcome = _attack(task, model, images, own, name, k)
                 for doubt in find_warnings(outcome, task.train.classes, CAUSES):
                     message = f"{constraint}, trial {k + 1}: {doubt['message']}"
                     warnings[message] = doubt | {"message": message}
