@@ -125,6 +125,9 @@ def test_the_page_and_the_predictor(tmp_path, run, beach):
     assert logits.shape == (3, 30, 40)
     labels = semantic_pictures.labels({"sem_seg": logits})
     assert np.array_equal(labels, logits.argmax(0).numpy())
+    found = predictor.attack(item["file_name"], eps=8 / 255, steps=1)
+    clean = predictor.preprocess(np.asarray(Image.open(item["file_name"])))["image"]
+    assert 1 < (found["image"] - clean).abs().max() <= 8.01
     (drawn,) = truth_and_prediction(predictor.cfg, "beach", 1, scale=2.0)
     assert drawn.shape[1] > 2 * 2 * 40
 
@@ -212,6 +215,7 @@ def attacked(folder, weights, *options) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_miou_under_attack(tmp_path, network, capsys):
     result = attacked(tmp_path, network, "--eps", "8/255", "--pictures", "1", "--restarts", "2")
     assert result["kind"] == "detection-robustness"

@@ -17,12 +17,14 @@ from torch.nn.functional import interpolate
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding, from_pillow
 from robust_backbones.core.paths import expand
+from robust_backbones.detection import semantic_attack
 from robust_backbones.detection.attack import pgd
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, merge_overrides, num_classes
 from robust_backbones.detection.data.mapper import decoding_of, read_image
 from robust_backbones.detection.model_weights import local_weights
 from robust_backbones.detection.run_checks import set_device
+from robust_backbones.detection.semantic_attack import network_logits
 from robust_backbones.detection.training.trainer import Trainer
 
 ATTACKED_SCORE = 0.5  # detections with at least this score are the ground truth of an attack
@@ -195,10 +197,10 @@ class Predictor:
     def attack(
         self, image: Any, *, eps: float, steps: int = 10, seed: int = 0, **options: Any
     ) -> dict:
-        """Perturb an image by PGD so that the detector loses its own detections.
+        """Perturb an image by PGD so that the model loses its own predictions.
 
-        The detections with a score of at least 0.5 are the ground truth of the attack. For
-        annotated images, use `pgd`.
+        The detections with a score of at least 0.5, or the predicted classes of all pixels, are the
+        ground truth of the attack. For annotated images, use `pgd`.
 
         Args:
             image: image, as for a prediction.
@@ -215,11 +217,20 @@ class Predictor:
             UserError: the image or an argument is invalid.
         """
         array = as_array(image, self.decoding)
-        item, found = self.preprocess(array), self._batch([array])[0]["instances"]
-        item["instances"] = as_truth(found[found.scores >= ATTACKED_SCORE], item["image"].shape[1:])
+        item, output = self.preprocess(array), self._batch([array])[0]
+        if "sem_seg" in output:
+            with torch.no_grad():
+                (logits,) = network_logits(self.model, [item["image"].to(self.model.device)])
+            item["sem_seg"] = logits.argmax(dim=0)
+            attack: Any = semantic_attack.pgd
+        else:
+            found = output["instances"]
+            confident = found[found.scores >= ATTACKED_SCORE]
+            item["instances"] = as_truth(confident, item["image"].shape[1:])
+            attack = pgd
         generator = torch.Generator(str(self.model.device)).manual_seed(seed)
         bound: dict[str, Any] = {"constraint": "linf", "generator": generator, **options}
-        [item["image"]] = pgd(self.model, [item], eps=eps, steps=steps, **bound)
+        [item["image"]] = attack(self.model, [item], eps=eps, steps=steps, **bound)
         return item
 
     def preprocess(self, image: np.ndarray) -> dict:
