@@ -266,9 +266,13 @@ def _of_few_images(results: Results, group: Group) -> list[Answer]:
 
 
 def _worth(own: Mapping[float, Contest]) -> str:
-    """Return a sentence on the number of labels that robustness saves; empty if unknown."""
+    """Return a sentence on the number of labels that robustness saves; empty if unknown.
+
+    The sentence is only about training sets with the verdict `better`.
+    """
     for images, needs in standard_needs(own).items():
-        if needs and needs > images:
+        verdict = own[images].verdict
+        if needs and needs > images and verdict and verdict.outcome is Outcome.BETTER:
             return (
                 f" With {images:g} images per class, the robust network is as accurate as the "
                 f"standard one with {float(f'{needs:.2g}'):g}."
