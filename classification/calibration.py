@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 BINS = 15  # equal-mass bins of the calibration error
-COVERAGES = (50, 80, 90)  # percent of the images, the most confident ones
+COVERAGES = (50, 80, 90)  # percentages of the most confident images
 RESAMPLES, RESAMPLE_SEED = 1000, 0  # bootstrap
 TEMPERATURES = (0.01, 100.0)  # range of the search
 BLOCK = 2**22  # numbers in memory at once
@@ -27,7 +27,7 @@ class Scores:
 
     Attributes:
         nll: negative log-likelihood of the label in nats.
-        brier: sum over classes of the squared difference of probability and label, in [0, 2].
+        brier: sum over classes of the squared difference between probability and label, in [0, 2].
         confidence: highest probability, in (0, 1].
         right: 1 if the class with the highest probability is the label, otherwise 0.
     """
@@ -86,8 +86,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
 def adaptive_ece(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Compute the expected calibration error with equal-mass bins, in percent.
 
-    The bins contain equal numbers of images, up to one. The error is the mean of the absolute
-    difference between mean confidence and accuracy, weighted by the images of the bin.
+    The sizes of the bins differ by at most one image. The error is the mean of the absolute
+    difference between mean confidence and accuracy, weighted by the size of the bin.
 
     Args:
         confidence, right: values `(..., N)` as in `Scores`, in ascending order of confidence.
@@ -187,7 +187,7 @@ def _spread(trials: Sequence[Scores], measures: dict[str, Measure]) -> dict[str,
 def _interval(mean: float, resampled: np.ndarray, measure: Measure) -> list[float]:
     """Return the basic bootstrap interval (95 %), which contains the mean.
 
-    A calibration error is too high with few images, and higher still on resampled images. Ends at
+    A calibration error is biased upward with few images, and more so on resampled images. Ends at
     `2 * mean - quantile` correct for this bias. The quantiles themselves never cover the error of a
     well calibrated classifier.
     """
@@ -196,7 +196,7 @@ def _interval(mean: float, resampled: np.ndarray, measure: Measure) -> list[floa
 
 
 def _sorted(scores: Scores) -> tuple[np.ndarray, Columns]:
-    """Return the order of ascending confidence, and the columns in this order."""
+    """Return the indices that sort by confidence, ascending, and the columns in this order."""
     order = np.argsort(scores.confidence, kind="stable")
     columns = (scores.nll, scores.brier, scores.confidence, scores.right)
     return order, tuple(column[order] for column in columns)

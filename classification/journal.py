@@ -35,8 +35,8 @@ class Journal:
                 self._start(settings)
                 return
             raise UserError(
-                f"{self.path.parent} has an unfinished run with other settings: {different}. Give "
-                "the same ones, or choose another --output."
+                f"{self.path.parent} has an unfinished run with other settings: {different}. Use "
+                "the same settings, or choose another --output."
             )
 
     def _start(self, settings: dict) -> None:

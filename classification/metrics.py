@@ -76,7 +76,7 @@ def interval(
         confidence: confidence level, in (0, 1).
 
     Returns:
-        Low and high end in percent.
+        Lower and upper end in percent.
     """
     return share_interval((predictions == labels).double().mean(0), labels, metric, confidence)
 
@@ -106,7 +106,7 @@ def share_interval(
         confidence: confidence level, in (0, 1).
 
     Returns:
-        Low and high end in percent.
+        Lower and upper end in percent.
     """
     shares, parts = _deviations(right, labels, metric)
     mean, images = round(float(shares @ right.double().numpy()), 12), 1 / float((shares**2).sum())

@@ -95,7 +95,7 @@ def check_name(arch: str) -> str:
         UserError: `arch` is neither a key of `ARCHS` nor `timm:NAME`.
     """
     if arch not in ARCHS and not arch.startswith(TIMM):
-        names = choose_from(arch, ARCHS, f"For networks of timm, give {TIMM}NAME.")
+        names = choose_from(arch, ARCHS, f"For timm networks, give {TIMM}NAME.")
         raise UserError(f"architecture '{arch}' is unknown. {names}")
     return arch
 

@@ -225,7 +225,7 @@ def _of_open_clip(config: dict, source: str) -> Stated:
     """Return what the `open_clip_config.json` of a Hub repository says about the image tower.
 
     Raises:
-        UserError: the image tower differs from the networks of timm.
+        UserError: the image tower differs from the timm networks.
     """
     model, images = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
     tower = model.get("vision_cfg")
@@ -247,7 +247,7 @@ def _of_open_clip(config: dict, source: str) -> Stated:
     if other:
         raise UserError(
             f"{source}: the image tower is not supported: its configuration has {other}, and no "
-            "network of timm is the same."
+            "timm network is the same."
         )
     statistics = PRESETS["clip"].of(ZOO)
     if images.get("mean") and images.get("std"):

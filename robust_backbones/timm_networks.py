@@ -45,7 +45,7 @@ def has(name: str) -> bool:
 
 
 def build(arch: str, num_classes: int, **options: Any) -> nn.Module:
-    """Build a network of timm with random weights, for images of any size that it can process.
+    """Build a timm network with random weights, for images of any size that it can process.
 
     Args:
         arch: `timm:NAME`.
@@ -80,7 +80,7 @@ def check_name(arch: str) -> str:
 
 @cache
 def arguments(arch: str) -> frozenset[str]:
-    """Return the names of the arguments with which a network of timm can be built."""
+    """Return the names of the arguments with which a timm network can be built."""
     with meta_device():
         network = library().create_model(check_name(arch))
     classes = type(network).__mro__  # a subclass may pass its arguments on
@@ -88,7 +88,7 @@ def arguments(arch: str) -> frozenset[str]:
 
 
 def check_size(arch: str, size: int) -> None:
-    """Check that a network of timm can process images of a size.
+    """Check that a timm network can process images of a size.
 
     Args:
         arch: architecture. Networks of torchvision are not checked.
@@ -115,7 +115,7 @@ def check_size(arch: str, size: int) -> None:
 
 @cache
 def row(arch: str) -> Arch:
-    """Describe a network of timm: its last layer and the dimension of its features.
+    """Describe a timm network: its last layer and the dimension of its features.
 
     Raises:
         UserError: timm is not installed, has no network of this name, or the network's last layer

@@ -77,7 +77,7 @@ def _is_semantic(settings: CompareSettings) -> bool:
     kinds = {bool(_MASKS.match(text)) for text in settings.data}
     if len(kinds) > 1:
         raise UserError(
-            "DATA: mask:... needs another model than the other data. Compare them in separate "
+            "DATA: mask:... needs a different model than the other data. Compare them in separate "
             "commands."
         )
     return True in kinds
@@ -147,13 +147,13 @@ def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> No
         elif network.arch not in archs.RESNETS and not network.arch.startswith(archs.TIMM):
             raise UserError(
                 f"--weights {network.weights}: a {network.arch} cannot be the backbone of a "
-                f"detector. Choose networks of timm, or of {', '.join(archs.RESNETS)}."
+                f"detector. Choose a timm network, or one of {', '.join(archs.RESNETS)}."
             )
     kinds = {network.arch.startswith(archs.TIMM): network for network in networks}
     if len(kinds) > 1:
         raise UserError(
             f"--weights: {kinds[True].arch} and {kinds[False].arch} need different detectors and "
-            "learning rates. Compare networks of timm in another command."
+            "learning rates. Compare timm networks in another command."
         )
 
 
@@ -287,8 +287,8 @@ def _parts(
     }
     base = {"command": COMMAND, "resources": {"gpus": 1}}
     candidates: dict[str, Any] = {
-        COMMENT: f"Each learning rate on the {1 - HELD_OUT:.0%} of the training images that are\n"
-        "not held out. AP or mIoU is measured on the others.",
+        COMMENT: f"Each learning rate is tried on the {1 - HELD_OUT:.0%} of the training images\n"
+        "that are not held out. AP or mIoU is measured on the held-out images.",
         "name": CANDIDATES,
         **base,
         "common": common | {"DATASETS.HELD_OUT": HELD_OUT},

@@ -144,7 +144,7 @@ def _image_options(p: Parser) -> None:
     add(
         "--image-size",
         type=cli.count,
-        help="height and width of the images in pixels (default: the weights')",
+        help="height and width of the images in pixels (default: from the weights)",
     )
     add_limits(add)
     add(

@@ -112,9 +112,10 @@ def open_images(
 def open_test_folder(
     name: str, folder: Path, test: ImageSplit, limit: int | None = None
 ) -> ImageSplit:
-    """Open further test images of the classes of a dataset, `<class>/<image>` in a folder.
+    """Open a folder `<class>/<image>` with further test images of the classes of a dataset.
 
-    The folder may have a part of the classes. Images are decoded and transformed as in `test`.
+    The folder may contain only some of the classes. Images are decoded and transformed as in
+    `test`.
 
     Args:
         name: name of the new split.
@@ -123,7 +124,8 @@ def open_test_folder(
         limit: largest number of images to select, as for `open_split`.
 
     Raises:
-        UserError: a folder is no class of the dataset, or the folder has another layout.
+        UserError: a folder is not named like a class of the dataset, or `folder` has another
+            layout.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder. Give a folder with <class>/<image>.")
@@ -135,7 +137,7 @@ def open_test_folder(
         shown = ", ".join(f"'{each}'" for each in unknown[:SHOWN])
         more = f" and {len(unknown) - SHOWN} more" if unknown[SHOWN:] else ""
         raise UserError(
-            f"{found.folder}: {test.name} has no class {shown}{more}. Name the folders as the "
+            f"{found.folder}: {test.name} has no class {shown}{more}. Name the folders like the "
             f"classes of {test.name}, such as '{test.class_names[0]}'."
         )
     for note in found.skipped_note:
@@ -206,7 +208,7 @@ def _select(opened: ImageSplit, held_out: float, limit: int | None) -> ImageSpli
         return opened
     if limit < opened.classes:
         raise UserError(
-            f"a limit of {limit} images is below the {opened.classes} classes of {opened.name}. "
-            f"Choose at least {opened.classes}."
+            f"a limit of {limit} images is less than the {opened.classes} classes of "
+            f"{opened.name}. Choose at least {opened.classes}."
         )
     return opened.subset(balanced(opened.labels, limit))

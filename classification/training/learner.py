@@ -120,7 +120,7 @@ def _adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     if settings.layer_decay != 1 and not hasattr(net, "group_matcher"):
         raise UserError(
             f"--layer-decay {settings.layer_decay:g}: {type(net).__name__} does not state the "
-            "order of its layers, as most networks of timm do. Use --layer-decay 1."
+            "order of its layers, as most timm networks do. Use --layer-decay 1."
         )
     groups = param_groups_layer_decay(
         net,

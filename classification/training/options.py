@@ -101,7 +101,7 @@ def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
     )
     option(
         "drop_path",
-        "probability of skipping the last residual block, in [0, 1); for networks of timm",
+        "probability of skipping the last residual block, in [0, 1); for timm networks",
         type=cli.share,
     )
     option("augmentation", "augmentation of the training images", choices=AUGMENTATIONS)

@@ -154,8 +154,8 @@ class Training:
         found = contents["settings"] | {"data": contents["data"]}
         if different := results.differences(found, self.recorded | {"data": self.data}):
             raise UserError(
-                f"{path}: the unfinished run has other settings: {different}. Give the same ones, "
-                "or choose another --output."
+                f"{path}: the unfinished run has other settings: {different}. Use the same "
+                "settings, or choose another --output."
             )
         return contents
 

@@ -124,7 +124,7 @@ class Networks:
     precision: str
 
     def logits(self, x: Tensor) -> Tensor:
-        """Compute logits `(trials, n, K)` of images `(n, 3, H, W)`. Shared features run once."""
+        """Compute logits `(trials, n, K)` of images `(n, 3, H, W)`, shared features only once."""
         x = x.to(memory_format=torch.channels_last)
         if not self.shared:
             return torch.stack([model(x) for model in self.models])
@@ -179,7 +179,7 @@ def _say(text: str) -> None:
 
 
 def _attacks(task: Task, networks: Networks) -> tuple[list[Condition], list[dict]]:
-    """Run PGD on all test images, then AutoAttack on its part of them."""
+    """Run PGD on all test images, then AutoAttack on a subset of them."""
     settings, everything = task.settings.conditions, torch.arange(len(task.test))
     tests: list[tuple[str, Tensor, list[int], tuple[str, ...]]] = [
         (PGD, everything, [settings.steps], ())
@@ -245,7 +245,7 @@ def _attacked(task: Task, indices: Tensor, results: list[AttackResult]) -> Condi
 
 
 def _corruptions(task: Task, networks: Networks) -> Iterator[Condition]:
-    """Test on all corrupted versions of the test images. The features run once for all trials."""
+    """Test all networks on all corrupted versions of the test images."""
     kinds, images = task.settings.conditions.corruptions, len(task.test)
     if not kinds:
         return

@@ -104,13 +104,13 @@ def _data_options(p: Parser) -> None:
         "--trials",
         type=cli.count,
         help="number of runs with different seeds for validation images, last layer and image "
-        f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and all images, where "
-        "nothing is random)",
+        f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and all images, which "
+        "is deterministic)",
     )
     add(
         "--image-size",
         type=cli.count,
-        help="height and width of the images in pixels (default: the weights')",
+        help="height and width of the images in pixels (default: from the weights)",
     )
     add(
         "--downscale",
@@ -187,7 +187,7 @@ def _sgd_options(p: Parser) -> None:
         "--recipe",
         choices=tuple(TRANSFER_RECIPES),
         help="source of the defaults below; convnext: AdamW with layer-wise learning-rate decay "
-        "and drop path, for networks of timm (default: paper)",
+        "and drop path, for timm networks (default: paper)",
     )
     add_optimization(
         add,
@@ -234,8 +234,8 @@ def _test_options(p: Parser) -> None:
         type=_radius,
         nargs="+",
         metavar="CONSTRAINT:EPS",
-        help="test under PGD at these radii, such as l2:0.5 linf:4/255 (default: the radius of "
-        "--eps, otherwise none)",
+        help="test under PGD at these radii, such as l2:0.5 linf:4/255 (default: the "
+        "radius of --eps, or no attack without --eps)",
     )
     add(
         "--attack-steps",
@@ -256,7 +256,7 @@ def _test_options(p: Parser) -> None:
         "--corruptions",
         nargs="*",
         metavar="NAME",
-        help="test on corrupted images, at severities 1 to 5: kinds of corruption, or the groups "
+        help="kinds of corruption to test at severities 1 to 5, or the groups "
         f"{', '.join(corruptions.GROUPS)}. Without a name: all {len(corruptions.KINDS)} kinds "
         "(default: none)",
     )
@@ -265,8 +265,8 @@ def _test_options(p: Parser) -> None:
         type=_test_folder,
         nargs="+",
         metavar="NAME=DIR",
-        help="further test images of the same classes, DIR/<class>/<image>. Each gets a name for "
-        "the result. A folder may have a part of the classes",
+        help="further test images of the same classes, DIR/<class>/<image>. NAME is their "
+        "name in the result. A folder may contain only some of the classes",
     )
 
 
@@ -413,7 +413,7 @@ def _fraction(args: argparse.Namespace) -> float | None:
     """
     if args.fraction and args.shots:
         raise UserError(
-            "--fraction and --shots: both choose the number of training images. Remove one of them."
+            "--fraction and --shots: both set the number of training images. Remove one of them."
         )
     return None if args.fraction == 1 else args.fraction
 

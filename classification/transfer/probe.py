@@ -355,7 +355,7 @@ def _checked(x: Tensor | Rows, y: Tensor, classes: int) -> Rows:
         )
     x = Rows.of(x)
     if not x.pieces[0].is_floating_point():
-        raise UserError(f"features are {x.pieces[0].dtype}. Give floating-point numbers.")
+        raise UserError(f"features have dtype {x.pieces[0].dtype}. Give floating-point numbers.")
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
         raise UserError(
             f"labels are {y.dtype} from {y.min()} to {y.max()}. Give int64 in [0, {classes})."
@@ -366,6 +366,6 @@ def _checked(x: Tensor | Rows, y: Tensor, classes: int) -> Rows:
 def _check_start(start: Probes, x: Rows, classes: int) -> None:
     if start.weights.shape[1:] != (classes, x.width):
         raise UserError(
-            f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data has "
+            f"start has (classes, features) {tuple(start.weights.shape[1:])}, but the data has "
             f"{(classes, x.width)}. Give probes of the same task."
         )

@@ -16,9 +16,9 @@ from robust_backbones.core.extras import install_command
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 from robust_backbones.meta_device import meta_device
 
-# Command that writes a network of timm to a file that states its name.
+# Command that writes a timm network to a file that states its name.
 _WITH_NAME = f"robust-backbones convert FILE TARGET --to safetensors --arch {TIMM}"
-# Keys of torchvision's networks without a row in `ARCHS`, for which timm has other keys.
+# Keys of torchvision's networks without a row in `ARCHS`, for which timm has different keys.
 _OF_TORCHVISION = re.compile(r"features\.\d+\.\d+\.|encoder\.layers\.encoder_layer_\d")
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
@@ -44,7 +44,7 @@ def build_network(arch: str, num_classes: int = 1000, **options: Any) -> nn.Modu
     Args:
         arch: key of `archs.ARCHS`, or `timm:NAME`.
         num_classes: number of outputs of the last layer.
-        options: arguments of a network of timm, such as `drop_path_rate`.
+        options: arguments of a timm network, such as `drop_path_rate`.
 
     Returns:
         Network that maps normalized images `(N, 3, H, W)` to logits `(N, num_classes)`.
@@ -56,7 +56,7 @@ def build_network(arch: str, num_classes: int = 1000, **options: Any) -> nn.Modu
         return timm_networks.build(arch, num_classes, **options)
     check_arch(arch)
     if options:
-        raise UserError(f"{arch} has no {', '.join(options)}. Choose a network of timm.")
+        raise UserError(f"{arch} has no {', '.join(options)}. Choose a timm network.")
     row = ARCHS[arch]
     if not isinstance(row, ResNetArch):
         return get_model(arch, weights=None, num_classes=num_classes)
@@ -136,7 +136,7 @@ def recognize(
         if not timm_networks.installed():
             fix = f"If timm has it, run: {install_command('timm')}. "
         if any(map(_OF_TORCHVISION.match, tensors)):
-            fix = "Use timm's weights of the same network, timm://NAME.TAG. "
+            fix = "Use timm's weights for the same network, timm://NAME.TAG. "
         raise UserError(
             f"{source}: the network is not supported. {description}. {fix}Supported of torchvision "
             f"are {', '.join(ARCHS)}."
@@ -151,7 +151,7 @@ def recognize(
 
 
 def _matching(tensors: dict[str, Tensor], arch: str) -> Recognized | None:
-    """Return the network of timm if the tensors match it, as they are or renamed by timm."""
+    """Return the timm network if the tensors match it, as they are or renamed by timm."""
     if not _differences(tensors, arch):
         return Recognized(arch, tensors)
     renamed = timm_networks.renamed(arch, tensors)
@@ -260,7 +260,7 @@ _NAME_KEYS = ("arch", "architecture", "model_name")
 
 
 def stated_arch(metadata: dict) -> str | None:
-    """Return the network of timm that a file's metadata name, or None."""
+    """Return the timm network that a file's metadata name, or None."""
     for key in _NAME_KEYS:
         name = str(metadata.get(key, ""))
         if name.startswith(TIMM):

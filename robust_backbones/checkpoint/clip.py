@@ -1,7 +1,7 @@
 """Separate the image tower of a CLIP from its text tower, in files of open_clip and OpenAI.
 
 The tensors of a ViT are under open_clip's names, which timm can rename. All other image towers of
-open_clip are networks of timm under timm's names.
+open_clip are timm networks under timm's names.
 """
 
 import re
@@ -54,7 +54,7 @@ def image_tower(
             tensors[name.removeprefix(_TRUNK)] = tensor
         else:
             raise UserError(
-                f"{source}: '{key}' is neither in the image tower nor in the text tower of a CLIP. "
-                "Save only the state_dict of the CLIP."
+                f"{source}: '{key}' is neither in the image tower nor in the text tower of a "
+                "CLIP model. Save only the state_dict of the CLIP."
             )
     return tensors, dropped

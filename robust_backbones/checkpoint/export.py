@@ -56,11 +56,11 @@ def detectron2_contents(source: Checkpoint) -> dict:
     `backbone.bottom_up.`).
 
     Raises:
-        UserError: the network is neither a ResNet nor a network of timm.
+        UserError: the network is neither a ResNet nor a timm network.
     """
     if source.arch not in RESNETS and not source.arch.startswith(TIMM):
         raise UserError(
-            f"{source.arch} cannot be a Detectron2 backbone. Supported are networks of timm and "
+            f"{source.arch} cannot be a Detectron2 backbone. Supported are timm networks and "
             f"{', '.join(RESNETS)}."
         )
     tensors, _ = backbone_tensors(source)

@@ -217,7 +217,7 @@ def _plain_values(rest: dict) -> dict:
 
 _PLAIN = (int, float, str, bool, np.generic)
 _STEM = "stem.conv1.weight"
-TIMM_BODY = "bottom_up.network."  # prefix of a network of timm in detectors
+TIMM_BODY = "bottom_up.network."  # prefix of a timm network in detectors
 
 
 def _detectron2(
@@ -236,8 +236,8 @@ def _detectron2(
     if order is None and not assume_rgb:
         raise UserError(
             f"{source}: the channel order is not recorded. Detectron2's own models expect BGR and "
-            "have STRIDE_IN_1X1 True. If this model expects RGB and has STRIDE_IN_1X1 False: "
-            "robust-backbones convert FILE TARGET --assume-rgb"
+            "have STRIDE_IN_1X1 True. If this model expects RGB and has STRIDE_IN_1X1 False, "
+            "run: robust-backbones convert FILE TARGET --assume-rgb"
         )
     if metadata.get("stride_in_1x1"):
         raise UserError(

@@ -42,7 +42,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
 
     Returns:
         Features of a ResNet, `{stage: (N, C, h, w)}` for the stages stem and res2 to res5. For
-        networks of timm, `{"0": features, ...}` of all stages or blocks. For other networks,
+        timm networks, `{"0": features, ...}` of all stages or blocks. For other networks,
         `{"features": output of the last convolutional layer}`.
     """
     head = arch_row(arch).head

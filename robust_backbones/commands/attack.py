@@ -42,8 +42,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--loss",
         nargs="+",
         choices=DETECTOR_LOSSES + SEMANTIC_LOSSES,
-        help="losses to maximize, one attack for each; for each image, the strongest attack counts "
-        "(default: all classification; for semantic segmentation all of its losses: "
+        help="losses to maximize, each by a separate attack. The strongest attack on each image "
+        "counts (default: all classification; for semantic segmentation: "
         f"{' '.join(SEMANTIC_LOSSES)})",
     )
     add("--restarts", type=count, default=1, help="random starts for each loss")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """A task, under which Detectron2's evaluators return metrics.
+    """A task. Detectron2's evaluators return its metrics under the name of the task.
 
     Attributes:
         prefix: beginning of the names of its metrics in tables, such as `"box "`.

@@ -25,7 +25,7 @@ EXTRAS = {
     # requires opencv-python, which overwrites files of opencv-python-headless.
     "corruptions": ("numba",),
     "attacks": ("pyautoattack",),  # robustness-eval --autoattack
-    "timm": ("timm>=1.0",),  # networks of timm: ConvNeXt, Swin, ViT and others
+    "timm": ("timm>=1.0",),  # timm networks: ConvNeXt, Swin, ViT and others
     "drive": ("gdown>=6.5",),  # published weights on Google Drive
     "dill": ("dill",),  # convert --allow-pickle for files of the robustness library
     "ray": ("ray>=2.40",),  # study --executor ray

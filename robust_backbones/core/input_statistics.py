@@ -166,7 +166,7 @@ def add_options(add: Callable) -> None:
         nargs=3,
         metavar=rgb,
         help="mean of the RGB channels for images in [0, 1], if the weights do not contain it "
-        "(default: the weights', else ImageNet's with a warning)",
+        "(default: from the weights; otherwise ImageNet's, with a warning)",
     )
     add(
         "--std",
@@ -195,5 +195,8 @@ def given(args: argparse.Namespace) -> InputStatistics | None:
     if args.mean is None:
         return PRESETS[args.statistics] if args.statistics else None
     if args.statistics:
-        raise UserError(f"--statistics {args.statistics} with --mean and --std. Omit one of them.")
+        raise UserError(
+            f"--statistics {args.statistics}: not allowed with --mean and --std. Remove "
+            "--statistics, or --mean and --std."
+        )
     return InputStatistics(tuple(args.mean), tuple(args.std))

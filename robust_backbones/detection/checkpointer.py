@@ -310,7 +310,7 @@ DetectionCheckpointer._load_model = _guarded(DetectionCheckpointer._load_model)
 
 
 def _name_as_in(model: nn.Module, checkpoint: dict) -> None:
-    """Name the tensors of a converted network of timm as in a detector, in place.
+    """Name the tensors of a converted timm network as in a detector, in place.
 
     Detectron2 matches names by their ends. `norm.weight` of a network would also match the FPN.
     """

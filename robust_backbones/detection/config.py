@@ -69,7 +69,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # decay biases, scales, and the parameters that timm exempts, such as position embeddings.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Factor of the learning rate from each layer of the backbone to the layer before it. AdamW and
-    # networks of timm only. The stem is the first layer; the FPN and the heads follow the last.
+    # timm networks only. The stem is the first layer; the FPN and the heads follow the last.
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Number of consecutive blocks of a stage that are one layer for LAYER_DECAY.
     cfg.SOLVER.LAYER_BLOCKS = 1

@@ -26,7 +26,7 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _cosine(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cosine similarity of the predicted probabilities and the one-hot labels."""
+    """Return the cosine similarity between the predicted probabilities and the one-hot labels."""
     probabilities = softmax(logits, dim=0)
     true = probabilities.gather(0, labels.clamp(max=len(logits) - 1)[None])[0]
     return true / torch.linalg.vector_norm(probabilities, dim=0)
@@ -55,7 +55,7 @@ def pgd(
     loss: str = "cross-entropy",
     random_start: bool = True,
 ) -> list[Tensor]:
-    """Perturb images by projected gradient ascent on a loss of their pixels.
+    """Perturb images by projected gradient ascent on a pixel-wise loss.
 
     The attack does not change `.grad`, parameters or BatchNorm statistics, and restores the mode of
     every submodule.
@@ -114,7 +114,7 @@ def mean_loss(model: Any, batch: list[dict], *, loss: str) -> float:
 
 
 def pixel_accuracies(model: Any, batch: list[dict]) -> list[float]:
-    """Return the fraction of the labeled pixels of each image whose class is right; 0 for none."""
+    """Return the fraction of the labeled pixels of each image whose class is right; 0 if none."""
     images = [item["image"].to(model.device, torch.float32) for item in batch]
     found = []
     with eval_mode(model), torch.no_grad():

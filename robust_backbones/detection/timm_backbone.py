@@ -34,7 +34,7 @@ NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @BACKBONE_REGISTRY.register()
 def build_robust_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Build the network of timm that `MODEL.ROBUST.ARCH` names, and a pyramid `p2` to `p6`.
+    """Build the timm network that `MODEL.ROBUST.ARCH` names, and a pyramid `p2` to `p6`.
 
     RetinaNet gets the levels `p3` to `p7`, except on plain transformers.
 
@@ -65,7 +65,7 @@ def build_robust_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Back
 
 @cache
 def _probe(arch: str) -> tuple[nn.Module, list[Tensor]]:
-    """Return a network of timm without values, and all of its maps of one image."""
+    """Return a timm network without values, and all of its maps of one image."""
     with meta_device():
         network: Any = timm_networks.build(arch, 0).eval()
     with torch.device("meta"):
@@ -83,7 +83,7 @@ def _probe(arch: str) -> tuple[nn.Module, list[Tensor]]:
 
 
 def feature_maps(arch: str) -> dict[str, tuple[int, int]]:
-    """Measure the feature maps of a network of timm.
+    """Measure the feature maps of a timm network.
 
     Args:
         arch: `timm:NAME`.
@@ -114,7 +114,7 @@ def feature_maps(arch: str) -> dict[str, tuple[int, int]]:
 
 
 class TimmNetwork(Backbone):
-    """A network of timm without its classifier. It returns feature maps `{"res2": ...}`.
+    """A timm network without its classifier. It returns feature maps `{"res2": ...}`.
 
     Parameters that no returned map depends on are frozen, such as a normalization before the
     classifier: distributed training requires a gradient for all others. Frozen parts are always in
@@ -151,7 +151,7 @@ class TimmNetwork(Backbone):
             raise UserError(f"{arch} has no map {unknown[0]}. Choose from {', '.join(maps)}.")
         if norm not in NORMS:
             raise UserError(
-                f"MODEL.RESNETS.NORM is '{norm}', which networks of timm do not support. Choose "
+                f"MODEL.RESNETS.NORM is '{norm}', which timm networks do not support. Choose "
                 f"from {', '.join(NORMS)}."
             )
         options = {"drop_path_rate": drop_path} if drop_path else {}

@@ -39,7 +39,7 @@ def verify_backbone(source: Checkpoint, tensors: dict[str, Tensor]) -> dict[str,
 
     Returns:
         The relative difference of each stage, `{stage: largest difference / largest value}`, for
-        stem and res2 to res5, or for all maps of a network of timm.
+        stem and res2 to res5, or for all maps of a timm network.
 
     Raises:
         UserError: a name or shape differs, or a difference exceeds the tolerance.

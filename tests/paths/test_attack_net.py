@@ -76,18 +76,18 @@ def test_the_ap_of_an_image(objects, predictions, ap, scale):
 @pytest.mark.parametrize(
     ("losses", "restarts", "words"),
     [
-        (("all",), 1, "PGD-10 of one loss (all), one random start"),
+        (("all",), 1, "PGD-10 on one loss (all), with one random start"),
         (
             ("mask",),
             2,
-            "PGD-10 of one loss (mask), 2 random starts each; the strongest attack on each image "
-            "counts",
+            "PGD-10 on one loss (mask), with 2 random starts each; the strongest attack on "
+            "each image counts",
         ),
         (
             ("all", "mask"),
             1,
-            "PGD-10 of losses all, mask, one random start each; the strongest attack on each image "
-            "counts",
+            "PGD-10 on the losses all, mask, with one random start each; the strongest attack "
+            "on each image counts",
         ),
     ],
 )

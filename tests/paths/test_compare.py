@@ -115,7 +115,7 @@ def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
         (["--set", "epoks=4"], "has no option 'epoks'"),
         (["--set", "help=true"], "help is not an option of a run"),
         (["--set", "penalty=x"], "penalty"),
-        (["--limit", "3"], "a limit of 3 images is below the"),
+        (["--limit", "3"], "a limit of 3 images is less than the"),
         (["--set", "epochs=3"], "does not apply .* with --set OPTION=VALUE"),
         (["--output", __file__], "is a file. Choose another folder"),
         (["--more"], "has no comparison"),

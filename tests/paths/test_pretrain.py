@@ -267,7 +267,7 @@ def test_what_options_decide(options, expected):
         (["--dataset", "cifar10"], "'cifar10' needs data, .* Pass --data"),
         (
             ["--limit", "9"],
-            "a limit of 9 images is below the 10 classes of digits. Choose at least 10",
+            "a limit of 9 images is less than the 10 classes of digits. Choose at least 10",
         ),
         (["--momentum", "1"], "'1' is not a number between 0 and 1"),
         (

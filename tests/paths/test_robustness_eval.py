@@ -129,7 +129,7 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
         file.write(b'{"attack": "cle')  # as if it had died while it wrote
     with pytest.raises(SystemExit):
         run(weights, output, "--batch-size", "5")
-    assert "batch_size is 4 there, 5 here. Give the same ones" in capsys.readouterr().err
+    assert "batch_size is 4 there, 5 here. Use the same settings" in capsys.readouterr().err
     run(weights, output)
     assert re.search(r"resuming after \d of 3 batches", capsys.readouterr().out)
     assert numbers(output) == numbers(done)

@@ -329,7 +329,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
         (["--fraction", "1.5"], "'1.5' is not a number above 0, at most 1"),
         (["--fraction", "0.1", "--shots", "1"], "--fraction and --shots: both .* Remove one"),
         (["--fraction", "0.01"], "--fraction 0.01: .* leaves none to train on. Use more images"),
-        (["--limit", "9"], "a limit of 9 images is below the 10 classes of digits"),
+        (["--limit", "9"], "a limit of 9 images is less than the 10 classes of digits"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
         (
             ["--device", "abacus"],

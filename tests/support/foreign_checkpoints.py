@@ -328,7 +328,7 @@ KINDS = [
     Kind(
         "torchvision's ViT, Swin, ConvNeXt, EfficientNet, …",
         keys_of("vit_b_16"),
-        refused="network is not supported. Its keys, .*, look like a ViT. Use timm's weights of ",
+        refused="network is not supported. Its keys, .*, look like a ViT. Use timm's weights for ",
     ),
     Kind(
         "network with other operations, if the file records its name",

@@ -76,7 +76,7 @@ def transferred(results: Results, group: Group) -> list[Section]:
     modes = dict.fromkeys(mode for mode, *_ in contests)
     text = [
         "Accuracy of the trained classifiers on changed test images, in percent: under attack, "
-        "corrupted, or from another distribution. Classifiers are trained and chosen on clean "
+        "corrupted, or from another distribution. Classifiers are trained and selected on clean "
         "images. Each number is the mean over trials, with the lowest and the highest trial. The "
         "best eps is chosen under each condition, and the cross-fitted difference is measured on "
         "other images and trials. p-values are corrected for the number of tasks and conditions.",
@@ -166,8 +166,8 @@ def calibrated(results: Results, group: Group) -> list[Section]:
         "Calibration of the standard network and of the robust one with the best clean accuracy. "
         "Lower is better, except for the accuracy. NLL is the negative log-likelihood. The Brier "
         "score is the squared error of the probabilities, from 0 to 2. ECE is the expected "
-        "calibration error over bins with equal numbers of images. It is too high with few images, "
-        "and its interval corrects for that. Scaled: the logits are divided "
+        "calibration error over bins with equal numbers of images. It is biased upward with few "
+        "images, and its interval corrects for this bias. Scaled: the logits are divided "
         "by a temperature that was chosen on validation images. The last column is the accuracy on "
         "the 80 % of the images with the highest confidence. Intervals are over test images only, "
         "so there are no verdicts."

@@ -36,7 +36,7 @@ COLUMNS = [
     P_VALUE,
     VERDICT,
     WOULD_TELL,
-    Column("standard_needs", "images per class that standard needs", Kind.COUNT),
+    Column("standard_needs", "images per class that the standard network needs", Kind.COUNT),
 ]
 
 

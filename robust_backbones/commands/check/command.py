@@ -82,7 +82,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--output",
         type=path,
         metavar="FILE",
-        help="JSON file for all steps, without user names and home folders. It is written after "
+        help="JSON file for the results, without user names and home folders. It is written after "
         "each step",
     )
     parser.restrict("--weights", "--imagenet", to="--online", when=lambda a: a.online)

@@ -36,7 +36,7 @@ FATAL = {
     "no annotations": "the file has no list of annotations",
     "no images": "no image is listed",
     "normalized boxes": "all boxes are in [0, 1], but they must be in pixels",
-    "no partner": "an image has no mask of the same name, or a mask no image",
+    "no partner": "an image has no mask of the same name, or a mask has no image",
     "invalid mask": "a mask is not an 8-bit PNG with one channel",
     "invalid iscrowd": "iscrowd is neither 0 nor 1",
     "all crowds": "all objects are crowds, so none can be learned or detected",

@@ -14,7 +14,7 @@ class SemanticEvaluator(SemSegEvaluator):
 
     This class differs from Detectron2's class in three points:
 
-    - An index that no class has, or a mask of another size, is an error. Detectron2 counts other
+    - An index that no class has, or a mask of another size, is an error. Detectron2 counts wrong
       pixels instead.
     - `reduce_zero_label` is applied, and palettes are read by index.
     - The predictions are not written.
@@ -49,8 +49,9 @@ class SemanticEvaluator(SemSegEvaluator):
             truth = read_mask(mask, classes).astype(np.int64)
             if tuple(logits.shape) != (classes, *truth.shape):
                 raise UserError(
-                    f"{mask.file}: the model returns {tuple(logits.shape)} logits, but the mask "
-                    f"has {classes} classes and {truth.shape} pixels. Use the model's data."
+                    f"{mask.file}: the model returns {tuple(logits.shape)} logits, but the data "
+                    f"has {classes} classes and the mask {truth.shape} pixels. Use data with the "
+                    "classes of the model."
                 )
             found = logits.argmax(dim=0).cpu().numpy()
             truth[truth == IGNORED] = classes

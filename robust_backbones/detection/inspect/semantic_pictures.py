@@ -13,7 +13,7 @@ from robust_backbones.detection.inspect.drawing import (
     resize,
 )
 
-OPACITY = 0.6  # of the class colors
+OPACITY = 0.6  # opacity of the class colors
 SHOWN = 5  # maximum number of classes in a description
 
 

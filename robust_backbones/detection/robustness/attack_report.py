@@ -61,11 +61,11 @@ class AttackSettings:
         }
 
     def describe(self) -> str:
-        """Describe the attack, such as `PGD-10 of one loss (all), one random start`."""
-        one_loss = len(self.losses) == 1
-        words = f"PGD-{self.steps} of "
-        words += f"one loss ({self.losses[0]})" if one_loss else f"losses {', '.join(self.losses)}"
-        words += ", one random start" if self.restarts == 1 else f", {self.restarts} random starts"
+        """Describe the attack, such as `PGD-10 on one loss (all), with one random start`."""
+        names = ", ".join(self.losses)
+        losses = f"one loss ({names})" if len(self.losses) == 1 else f"the losses {names}"
+        starts = "one random start" if self.restarts == 1 else f"{self.restarts} random starts"
+        words = f"PGD-{self.steps} on {losses}, with {starts}"
         if len(self.losses) * self.restarts == 1:
             return words
         return f"{words} each; the strongest attack on each image counts"

@@ -29,12 +29,12 @@ class AttackedModel:
 
     Attributes:
         losses: names of the losses that an attack can increase.
-        default: losses that are attacked by default.
+        default: losses that an attack increases by default.
         pgd: function `(model, batch, constraint, eps, steps, step_size, generator, loss)` that
             returns the attacked images.
         loss: function `(model, batch, loss, seed)` that returns the loss of a batch.
-        scores: function `(model, batch)` that returns a score for each image. Of several attacks on
-            an image, the one with the lowest score counts.
+        scores: function `(model, batch)` that returns a score for each image. The attack with the
+            lowest score on an image counts.
         selection: name of the score.
         draw: function `(metadata, pixels, output)` that draws an output on an image.
     """
@@ -51,7 +51,7 @@ class AttackedModel:
         """Reject losses that the model does not have.
 
         Raises:
-            UserError: it has not.
+            UserError: a loss is not in `losses`.
         """
         if unknown := [name for name in names if name not in self.losses]:
             raise UserError(

@@ -37,7 +37,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     elif solver.LAYER_DECAY != 1:
         raise UserError(
             f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY:g}, but {cfg.MODEL.BACKBONE.NAME} does "
-            "not support it. Set it to 1, or choose a network of timm."
+            "not support it. Set it to 1, or choose a timm network."
         )
     after = max(layers.values(), default=0) + 1  # the FPN and the heads
     groups = []

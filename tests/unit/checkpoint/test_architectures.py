@@ -195,7 +195,7 @@ def test_files_of_the_authors_are_renamed_by_timm_and_no_value_changes():
     [
         ("timm:convnext_tin", "no network 'convnext_tin'. Did you mean convnext_tiny"),
         ("timm:deit_tiny_distilled_patch16_224", "its last layer is several"),
-        ("convnext_tiny", "For networks of timm, give timm:NAME"),
+        ("convnext_tiny", "For timm networks, give timm:NAME"),
     ],
 )
 def test_names_that_cannot_be_built(arch, message):

@@ -1,4 +1,4 @@
-"""Test that image towers of CLIP are read as networks of timm, against open_clip."""
+"""Test that image towers of CLIP are read as timm networks, against open_clip."""
 
 import json
 
@@ -146,7 +146,7 @@ def open_clip_names(state: dict) -> dict:
 def test_towers_that_timm_lacks_are_refused(tmp_path, tower, other):
     path = repository(tmp_path, config(tower, 224), {})
     with pytest.raises(
-        UserError, match=f"hf://a/b: the image tower .* has {other}, and no network"
+        UserError, match=f"hf://a/b: the image tower .* has {other}, and no timm network"
     ):
         sources.stated("hf://a/b", path)
 

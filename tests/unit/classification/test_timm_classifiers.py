@@ -81,7 +81,7 @@ def test_sizes_that_a_network_rejects_are_named(name, size, message):
         ("timm:mixer_s32_224", None),
         ("timm:test_byobnet", None),
         ("timm:convnext_atto", None),
-        ("resnet18", "resnet18 has no drop_path_rate. Choose a network of timm"),
+        ("resnet18", "resnet18 has no drop_path_rate. Choose a timm network"),
         ("timm:densenet121", "timm:densenet121 has no drop_path_rate. Omit it"),
     ],
 )

@@ -35,7 +35,7 @@ MISTAKES = [
     (
         f"{PRETRAIN} --arch resnet51",
         "architecture 'resnet51' is unknown. Did you mean resnet18, resnet50 or resnet101? For "
-        "networks of timm, give timm:NAME.",
+        "timm networks, give timm:NAME.",
     ),
     (
         "pretrain --dataset mnist --output o",

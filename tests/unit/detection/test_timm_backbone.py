@@ -316,7 +316,7 @@ CONTRADICTIONS = [
         "NAME is build_robust_resnet_fpn_backbone, but",
     ),
     (["MODEL.ROBUST.ARCH", "resnet18"], "but resnet18 needs build_robust_resnet_fpn_backbone"),
-    (["MODEL.RESNETS.NORM", "nnSyncBN"], "NORM is 'nnSyncBN', which networks of timm do not supp"),
+    (["MODEL.RESNETS.NORM", "nnSyncBN"], "NORM is 'nnSyncBN', which timm networks do not supp"),
     (["MODEL.FPN.IN_FEATURES", "['res3', 'res6']"], "has no map res6. Choose from res2, res3"),
     (
         ["MODEL.ROBUST.ARCH", "timm:vgg11"],

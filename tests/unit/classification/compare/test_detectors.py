@@ -123,7 +123,7 @@ def test_the_config_depends_on_data_and_network(data, arch):
 
 
 def test_masks_and_objects_need_two_commands():
-    with pytest.raises(UserError, match="mask:... needs another model than the other data"):
+    with pytest.raises(UserError, match="mask:... needs a different model than the other data"):
         detectors._config_file(settings("voc:cells", "mask:a:b"), NETWORKS)
 
 

@@ -186,7 +186,7 @@ def test_image_size_does_not_resize_stored_images():
         (("digits", "val"), {}, "digits has no split 'val'. Choose the part"),
         (("digits", "train"), {"held_out": 1}, "held-out part 1 is invalid. Choose a number in"),
         (("cifar10", "train"), {}, "dataset 'cifar10' needs data, .* --data PATH"),
-        (("digits", "test"), {"limit": 9}, "limit of 9 images is below the 10 classes of digits"),
+        (("digits", "test"), {"limit": 9}, "limit of 9 images is less than the 10 classes of"),
     ],
 )
 def test_user_mistakes(arguments, options, message):

@@ -228,7 +228,7 @@ def test_other_settings_or_other_data_are_not_resumed(tmp_path, monkeypatch, cha
     (name,) = changes
     with pytest.raises(UserError, match=f"{name} is .* there, {changes[name]} here"):
         run_of(tmp_path, **changes).run()
-    with pytest.raises(UserError, match="data.* is .*Give the same ones"):
+    with pytest.raises(UserError, match="data.* is .*Use the same settings"):
         run_of(tmp_path, images=50).run()
 
 

@@ -294,14 +294,14 @@ ERRORS = {
     "features have the shape (12, 20), labels (11,)": lambda: probe.fit(X, Y[1:], 4),
     "features have the shape (0, 20)": lambda: probe.fit(X[:0], Y[:0], 4),
     "must be finite": lambda: probe.fit(X.log(), Y, 4),
-    "features are torch.int64": lambda: probe.fit(X.long(), Y, 4),
+    "features have dtype torch.int64": lambda: probe.fit(X.long(), Y, 4),
     "from 0 to 3. Give int64 in [0, 3)": lambda: probe.fit(X, Y, 3),
     "labels are torch.float64": lambda: probe.fit(X, Y.double(), 4),
     "from -1 to 2": lambda: probe.fit(X, Y - 1, 4),
     "only 1 class has training images": lambda: probe.fit(X, 0 * Y, 4),
     "penalties [1.0, 0.0]": lambda: probe.fit(X, Y, 4, [1.0, 0.0]),
     "penalties []": lambda: probe.fit(X, Y, 4, []),
-    "start has (classes, features) (4, 20), the data has (5, 20)": lambda: probe.fit(
+    "start has (classes, features) (4, 20), but the data has (5, 20)": lambda: probe.fit(
         X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])
     ),
     "give three or more": lambda: probe.choose(X, Y, X, Y, 4, top1, penalties=[1, 1, 2]),
