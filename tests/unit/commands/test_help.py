@@ -21,6 +21,7 @@ ALL = [*COMMANDS, *SUBCOMMANDS]
 METAVARS = {"N", "X", "EPS", "SECONDS", "POINTS", "NAME", "FILE", "DIR", "PATH", "URL", "DATA"}
 METAVARS |= {"WEIGHTS", "OPTION=VALUE", "HOST:PORT"}
 OWN = {"--choose-lr": "RUN", "--compare": "[CONFIG=]WEIGHTS", "--rows": "ROW"}
+OWN |= {"--attack": "CONSTRAINT:EPS", "--also-test": "NAME=DIR"}
 PAIRS = {("MIN", "MAX"), ("R", "G", "B")}
 
 
