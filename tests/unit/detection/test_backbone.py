@@ -58,11 +58,17 @@ def expected_configs() -> dict[str, tuple]:
 
 def test_there_is_one_config_for_each_detector_dataset_and_schedule():
     expected = expected_configs()
-    own = {"digits_mask_rcnn_robust"}
+    own = {"digits_mask_rcnn_robust", "digits_semantic_fpn_robust"}
+    own |= {f"own_data_semantic_fpn{k}" for k in ("", "_timm")}
+    own |= {f"ade20k_semantic_fpn_{k}" for k in ("robust_eps3", "standard")}
     own |= {f"own_data_{k}" for k in ("faster_rcnn", "faster_rcnn_timm", "mask_rcnn", "retinanet")}
     for name in ("convnext", "swin", "vit"):  # tested in test_timm_backbone.py
         own |= {f"coco_mask_rcnn_{name}_base_{k}" for k in ("robust_linf_eps4", "standard")}
     assert {path.stem for path in CONFIGS} == {*expected, *own}
+    for name, weights in (("robust_eps3", "resnet50_l2_eps3"), ("standard", "resnet50_l2_eps0")):
+        cfg = config.load_config(f"ade20k_semantic_fpn_{name}.yaml")
+        assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
+        assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.SOLVER.MAX_ITER) == (150, 160_000)
     for name, (weights, masks, iterations) in expected.items():
         cfg = config.load_config(f"{name}.yaml")
         assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
