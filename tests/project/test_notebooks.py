@@ -18,7 +18,7 @@ PROMISED = {
         "resnet18 eps 0 ",
         "resnet18 eps 0.5",
         "resnet18 eps 1 ",
-        "eatures of the best of these 2 robust resnet18s",
+        "2 robust resnet18 networks",
     ),
     "detector_on_your_data": (
         "1200 images, 2914 objects, 10 classes",
