@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402
+import torch
 
-from classification.calibration import Scores, score, summarize  # noqa: E402
+from classification.calibration import Scores, score, summarize
 
 CLASSES, MANY, SCALE = 10, 200_000, 3.0
 TEMPERATURES, IMAGES = (0.5, 0.8, 1.0), (300, 2000)
