@@ -78,7 +78,7 @@ def parse(*words):
         ("--mean 0.1 0.2 0.3 --std 0.4 0.5 1/255", OWN),
         ("--mean 0.1 0.2 0.3", "--mean requires --std. Give both, or --statistics PRESET"),
         ("--std 0.1 0.2 0.3", "--std requires --mean"),
-        ("--mean 0 0 0 --std 1 1 1 --statistics none", "--statistics none: not allowed with --mean"),
+        ("--mean 0 0 0 --std 1 1 1 --statistics none", "--statistics none: not allowed"),
     ],
 )
 def test_options(words, found):
