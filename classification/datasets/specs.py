@@ -150,7 +150,7 @@ _SPECS = (
         3906,
         384,
         title="patches of scikit-image's photographs",
-        split_rule="training: left part of each, test: right part",
+        split_rule="training: the left part of each photograph; test: the right part",
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
