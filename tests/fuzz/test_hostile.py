@@ -213,6 +213,7 @@ def test_the_page_of_pictures_shows_names_as_text(tmp_path):
         rows=[Row(f"/{HOSTILE}", {}, {}, [picture])],
         threshold=0.5,
         seed=0,
+        semantic=False,
         columns=[Predicted(HOSTILE, None, {HOSTILE: "javascript:alert(1)"})],
     )
     tags = Tags(path.read_text()).found
