@@ -6,7 +6,7 @@ of the project, although Detectron2's pixels are in [0, 255].
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -85,27 +85,66 @@ def pgd(
         UserError: a parameter is out of its range, the ground truth is missing, the model does not
             have the loss, or torch.inference_mode is on.
     """
-    check_parameters(constraint, eps, steps, step_size)
     _check(batch, loss)
     require_gradients(*(item["image"] for item in batch))
-    ball, radius = CONSTRAINTS[constraint], 255 * eps
-    length = 255 * (default_step(eps, steps) if step_size is None else step_size)
     detector: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    centers = [item["image"].to(detector.device, torch.float32) for item in batch]
+    with _training_losses(detector, sampled) as inputs:
+
+        def gradients(images: list[Tensor], seed: int) -> list[Tensor]:
+            attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
+            total = _chosen(detector, attacked, loss, seed)
+            return _gradients(total, inputs.pop(), detector.pixel_std, images)
+
+        return ascend(
+            gradients,
+            [item["image"].to(detector.device, torch.float32) for item in batch],
+            constraint=constraint,
+            eps=eps,
+            steps=steps,
+            step_size=step_size,
+            generator=generator,
+            random_start=random_start,
+        )
+
+
+def ascend(
+    gradients: Callable[[list[Tensor], int], list[Tensor]],
+    centers: list[Tensor],
+    *,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+    generator: torch.Generator,
+    random_start: bool,
+) -> list[Tensor]:
+    """Perturb images by projected gradient ascent.
+
+    Args:
+        gradients: function from images and a random seed to the gradient of the loss with respect
+            to each image. The seed differs in each step.
+        centers: images `(C, H, W)`, float32 in [0, 255].
+        constraint, eps, steps, step_size, generator, random_start: see `pgd`.
+
+    Returns:
+        The images after the last step, as for `pgd`.
+
+    Raises:
+        UserError: a parameter is out of its range.
+    """
+    check_parameters(constraint, eps, steps, step_size)
     if eps == 0:
         return centers
+    ball, radius = CONSTRAINTS[constraint], 255 * eps
+    length = 255 * (default_step(eps, steps) if step_size is None else step_size)
     images = centers
     if random_start:
         images = [ball.random_start(x, radius, generator).clamp(0, 255) for x in centers]
-    with _training_losses(detector, sampled) as inputs:
-        for seed in draw_seeds(generator, steps):
-            attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
-            total = _chosen(detector, attacked, loss, seed)
-            gradients = _gradients(total, inputs.pop(), detector.pixel_std, images)
-            images = [
-                ball.move(x, gradient, center, eps=radius, step_size=length, largest=255)
-                for x, gradient, center in zip(images, gradients, centers, strict=True)
-            ]
+    for seed in draw_seeds(generator, steps):
+        images = [
+            ball.move(x, gradient, center, eps=radius, step_size=length, largest=255)
+            for x, gradient, center in zip(images, gradients(images, seed), centers, strict=True)
+        ]
     return images
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad, softmax
 
-from robust_backbones.attacks import CONSTRAINTS, check_parameters, eval_mode, require_gradients
-from robust_backbones.core.eps import default_step
+from robust_backbones.attacks import eval_mode, require_gradients
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.attack import ascend
 from robust_backbones.detection.data.semantic_masks import IGNORED
 
 
@@ -75,7 +75,6 @@ def pgd(
         UserError: a parameter is out of its range, the labels are missing, or torch.inference_mode
             is on.
     """
-    check_parameters(constraint, eps, steps, step_size)
     if loss not in LOSSES:
         raise UserError(f"loss '{loss}' is unknown. Choose from {', '.join(LOSSES)}.")
     if any("sem_seg" not in item for item in batch):
@@ -84,25 +83,24 @@ def pgd(
             "DatasetMapper(is_train=True)."
         )
     require_gradients(*(item["image"] for item in batch))
-    ball, radius = CONSTRAINTS[constraint], 255 * eps
-    length = 255 * (default_step(eps, steps) if step_size is None else step_size)
-    centers = [item["image"].to(model.device, torch.float32) for item in batch]
-    if eps == 0:
-        return centers
     labels = [item["sem_seg"].to(model.device) for item in batch]
-    images = centers
-    if random_start:
-        images = [ball.random_start(x, radius, generator).clamp(0, 255) for x in centers]
+
+    def gradients(images: list[Tensor], _seed: int) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in images]
+        total = torch.stack(_losses(model, leaves, labels, loss)).sum()
+        return list(torch.autograd.grad(total, leaves))
+
     with eval_mode(model), torch.enable_grad():
-        for _ in range(steps):
-            leaves = [x.detach().requires_grad_() for x in images]
-            total = torch.stack(_losses(model, leaves, labels, loss)).sum()
-            gradients = torch.autograd.grad(total, leaves)
-            images = [
-                ball.move(x.detach(), gradient, center, eps=radius, step_size=length, largest=255)
-                for x, gradient, center in zip(leaves, gradients, centers, strict=True)
-            ]
-    return images
+        return ascend(
+            gradients,
+            [item["image"].to(model.device, torch.float32) for item in batch],
+            constraint=constraint,
+            eps=eps,
+            steps=steps,
+            step_size=step_size,
+            generator=generator,
+            random_start=random_start,
+        )
 
 
 def mean_loss(model: Any, batch: list[dict], *, loss: str) -> float:
