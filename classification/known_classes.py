@@ -139,6 +139,23 @@ def check_range(metadata: dict, image_range: Sequence[float] | None, weights: st
         )
 
 
+def unfinished_warnings(weights: Checkpoint, name: str) -> list[dict]:
+    """Return a warning if the pretraining that wrote a checkpoint is unfinished.
+
+    Args:
+        weights: contents of the checkpoint.
+        name: name of the checkpoint.
+    """
+    finished, epochs = (weights.training.get(key) for key in ("finished_epochs", "epochs"))
+    if finished is None:
+        return []
+    message = (
+        f"the pretraining of {name} is unfinished ({finished} of {epochs} epochs). Finish it with "
+        "--resume, or state the number of epochs with the results."
+    )
+    return [{"check": "unfinished", "message": message}]
+
+
 def size_warnings(trained: int | None, size: int, weights: str) -> list[dict]:
     """Return a warning if the image size differs from the size that a network was trained with.
 

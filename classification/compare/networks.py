@@ -176,6 +176,11 @@ def describe(found: Sequence[Network]) -> list[str]:
         for n in found
         if n.assumed_standard
     ]
+    lines += [
+        f"warning: {warning['message']}"
+        for n in found
+        for warning in known_classes.unfinished_warnings(n.checkpoint, n.weights)
+    ]
     robust, standard = ([n for n in found if bool(n.eps) is side] for side in (True, False))
     differences = dict.fromkeys(
         words

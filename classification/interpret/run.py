@@ -165,6 +165,7 @@ def _warn(settings: InterpretSettings, networks: Networks) -> list[dict]:
         announce(network.file.statistics, network.name)
         trained = known_classes.image_size(network.file)
         found += known_classes.size_warnings(trained, settings.image_size, network.name)
+        found += known_classes.unfinished_warnings(network.file, network.name)
     _print_warnings(found)
     return found
 

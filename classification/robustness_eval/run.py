@@ -152,6 +152,7 @@ def _evaluate(args: argparse.Namespace, network: Pretrained, device: torch.devic
     doubts = known_classes.size_warnings(
         settings.trained_image_size, settings.image_size, args.weights
     )
+    doubts += known_classes.unfinished_warnings(read, args.weights)
     if first:
         input_statistics.announce(read.statistics, args.weights)
         known_classes.announce_input(settings.source_input, settings.image_size, args.weights)

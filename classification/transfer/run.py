@@ -75,7 +75,7 @@ def _run(args: argparse.Namespace, settings: TransferSettings, network: Pretrain
     if settings.conditions.corruptions:
         corruptions.package_version()
     with launch.processes(args.device, args.deterministic, args.precision) as device:
-        warnings = _warn(settings, network.name) if distributed.rank() == 0 else []
+        warnings = _warn(settings, network) if distributed.rank() == 0 else []
         task = open_task(args, settings, network, device)
         training = settings.sgd.train if settings.sgd else None
         work = partial(_work, task, warnings)
@@ -83,11 +83,13 @@ def _run(args: argparse.Namespace, settings: TransferSettings, network: Pretrain
         launch.once(task.folder, task.recorded, training, device, work, resume)
 
 
-def _warn(settings: TransferSettings, name: str) -> list[dict]:
+def _warn(settings: TransferSettings, network: Pretrained) -> list[dict]:
     """Print warnings about the results, and return the warnings that are not in the settings."""
+    name = network.name
     input_statistics.announce(settings.statistics, name)
     known_classes.announce_input(settings.network.source_input, settings.image_size, name)
     found = known_classes.size_warnings(settings.network.image_size, settings.image_size, name)
+    found += known_classes.unfinished_warnings(network.file, name)
     for warning in found:
         print(f"warning: {warning['message']}", file=sys.stderr)
     return found

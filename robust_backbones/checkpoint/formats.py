@@ -108,7 +108,20 @@ def _classifier(
             )
     statistics = recorded | found.statistics
     kind = "robust_backbones" if ours else found.kind
+    described = described | _unfinished(metadata, rest)
     return Layout(kind, found.tensors, found.dropped, metadata=described, **statistics)
+
+
+def _unfinished(metadata: dict, rest: dict) -> dict:
+    """Return the number of finished epochs of a run of `pretrain` that has more to train."""
+    finished, epochs = rest.get("epoch"), metadata.get("epochs")
+    if not (isinstance(finished, int) and isinstance(epochs, int) and finished < epochs):
+        return {}
+    # A run that was rolled back after a collapse of its robustness has ended.
+    history = rest.get("history")
+    records = history if isinstance(history, list) else []
+    ended = any("rolled_back" in record for record in records if isinstance(record, dict))
+    return {} if ended else {"finished_epochs": finished}
 
 
 def _metadata(rest: dict, source: object) -> dict:

@@ -73,7 +73,8 @@ class Checkpoint:
         statistics: input statistics. Its source is `"assumed"` if the file has none.
         sha256: SHA-256 of the file in hexadecimal.
         dropped: `{key in the file: reason why the key is not in tensors}`.
-        metadata: training metadata of the file (eps, constraint, epoch, ...).
+        metadata: training metadata of the file (eps, constraint, epochs, ...). The checkpoint of an
+            unfinished pretraining also has `finished_epochs`.
     """
 
     tensors: dict[str, Tensor]

@@ -1,9 +1,19 @@
 """Class names, their order, image size and image range of a classifier and a dataset."""
 
 import pytest
+import torch
 
-from classification.known_classes import check_names, check_range, class_names, size_warnings
+from classification.known_classes import (
+    check_names,
+    check_range,
+    class_names,
+    size_warnings,
+    unfinished_warnings,
+)
+from robust_backbones.checkpoint.io import save_file
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core.errors import UserError
+from tests.support.transfer_runs import write_network
 
 PETS = ("cat", "dog", "hen")
 
@@ -61,3 +71,23 @@ def test_another_image_size_gives_a_warning():
     assert size_warnings(None, 64, "w.pt") == size_warnings(64, 64, "w.pt") == []
     (found,) = size_warnings(32, 64, "w.pt")
     assert "64 x 64 pixels, but w.pt was trained with 32 x 32" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("run", "unfinished"),
+    [
+        ({"epoch": 2, "history": [{}, {}]}, True),
+        ({"epoch": 0, "history": []}, True),
+        ({"epoch": 3, "history": [{}, {}, {}]}, False),
+        ({"epoch": 2, "history": [{}, {"rolled_back": 1}]}, False),
+        ({"epoch": 2, "history": torch.zeros(2)}, True),
+        ({"epoch": "2"}, False),
+        ({}, False),  # not a checkpoint of a run
+    ],
+)
+def test_unfinished_pretraining_gives_a_warning(tmp_path, run, unfinished):
+    path = write_network(tmp_path / "net.pt", epochs=3)
+    save_file(torch.load(path, weights_only=True) | run, path)
+    found = unfinished_warnings(read_weights(path), "net.pt")
+    assert [w["check"] for w in found] == ["unfinished"] * unfinished
+    assert all(f"net.pt is unfinished ({run['epoch']} of 3 epochs)" in w["message"] for w in found)
