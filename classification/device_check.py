@@ -117,7 +117,7 @@ def parity(device: torch.device, full: bool) -> Iterator[Line]:
         norms = (x_adv - x.cpu().double()).flatten(1).norm(dim=1)
         yield at_most(f"{name}: PGD, norm / eps", float(norms.max()) / EPS, 1 + 1e-5)
         outside = float((x_adv - x_adv.clamp(0, 1)).abs().max())
-        yield at_most(f"{name}: PGD, pixels outside [0, 1] by", outside, 0.0)
+        yield at_most(f"{name}: PGD, largest distance of a pixel from [0, 1]", outside, 0.0)
         yield Line(f"{name}: PGD, relative error", _error(x_adv - x.cpu(), reference[1] - x.cpu()))
         similar = cosine_similarity(gradient.flatten(1), reference[2].flatten(1)).min()
         yield at_least(f"{name}: attack gradient, cosine", float(similar), cosine)

@@ -102,7 +102,7 @@ def check_name(arch: str) -> str:
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of timm that are recognized from their tensors.
+    """timm networks that are recognized from their tensors.
 
     Attributes:
         markers: names of a tensor that all networks of the family have: timm's, and the names in

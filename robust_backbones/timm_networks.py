@@ -1,4 +1,4 @@
-"""Networks of timm: building, and renaming their tensors from other formats.
+"""timm networks: building, and renaming their tensors from other formats.
 
 timm is an extra, so other modules import it through `library`, or after calling it.
 """

@@ -198,13 +198,13 @@ def _parse(text: str) -> _Remote | Path:
 def _of_library(text: str) -> str:
     """Return the fix for a model name of another library, or an empty string."""
     if found := re.fullmatch(r"(?:hf[-_]hub:|(?=timm/))([\w.-]+/[\w.-]+)", text):
-        return f" For a model on the Hugging Face Hub: hf://{found[1]}."
+        return f" For a model on the Hugging Face Hub, use hf://{found[1]}."
     if found := re.fullmatch(r"(timm|torchvision)[:/]+([\w.-]+)", text):
-        return f" For weights of {found[1]}: {found[1]}://{found[2]}."
+        return f" For {found[1]} weights, use {found[1]}://{found[2]}."
     if re.fullmatch(r"(?!.*_eps)[\w.]+", text):
         return (
-            " For weights of a library: timm://NAME.TAG, or torchvision://NAME.TAG such as "
-            "torchvision://resnet50.IMAGENET1K_V2."
+            " For weights from another library, use timm://NAME.TAG, or torchvision://NAME.TAG such "
+            "as torchvision://resnet50.IMAGENET1K_V2."
         )
     return ""
 

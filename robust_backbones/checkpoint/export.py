@@ -73,7 +73,7 @@ def detectron2_contents(source: Checkpoint) -> dict:
 
 
 def backbone_tensors(source: Checkpoint) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename the tensors of a network for Detectron2. Networks of timm keep timm's names.
+    """Rename the tensors of a network for Detectron2; timm networks keep timm's names.
 
     Returns:
         `({Detectron2 name: tensor}, {dropped name: reason})`.

@@ -152,7 +152,7 @@ def with_architecture(cfg: CfgNode) -> CfgNode:
 def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
     """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and the input for the weights.
 
-    Networks of timm have no keys in `MODEL.RESNETS`, except for `NORM`. If `MODEL.ROBUST.ARCH` is
+    A timm network has no keys in `MODEL.RESNETS`, except for `NORM`. If `MODEL.ROBUST.ARCH` is
     empty, the architecture is detected from `MODEL.WEIGHTS`. A key that has Detectron2's default
     value is set. Any other value must agree with the architecture.
 

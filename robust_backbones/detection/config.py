@@ -39,10 +39,10 @@ def add_robust_config(cfg: CfgNode) -> None:
     # sets DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. If it is
     # empty, the architecture is detected from MODEL.WEIGHTS.
     cfg.MODEL.ROBUST.ARCH = ""
-    # Largest probability of dropping a residual path in training. Networks of timm only.
+    # Largest probability of dropping a residual path in training. Only for timm networks.
     cfg.MODEL.ROBUST.DROP_PATH = 0.0
     # Whether the backward pass computes activations of the backbone again, which saves memory.
-    # Networks of timm only.
+    # Only for timm networks.
     cfg.MODEL.ROBUST.CHECKPOINTING = False
     # "sync": SyncBN in the backbone and the FPN, no frozen layers, and precise BatchNorm statistics
     # before each evaluation. MoCo and later papers on pretraining use this recipe.
@@ -69,7 +69,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # decay biases, scales, and the parameters that timm exempts, such as position embeddings.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Factor of the learning rate from each layer of the backbone to the layer before it. AdamW and
-    # timm networks only. The stem is the first layer; the FPN and the heads follow the last.
+    # Only for timm networks. The stem is the first layer; the FPN and the heads follow the last.
     cfg.SOLVER.LAYER_DECAY = 1.0
     # Number of consecutive blocks of a stage that are one layer for LAYER_DECAY.
     cfg.SOLVER.LAYER_BLOCKS = 1

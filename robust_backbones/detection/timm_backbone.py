@@ -1,4 +1,4 @@
-"""Networks of timm as Detectron2 backbones, with timm's tensor names.
+"""timm networks as Detectron2 backbones, with timm's tensor names.
 
 Networks whose maps have growing strides feed Detectron2's FPN. Plain transformers, whose maps all
 have the same stride, feed a simple feature pyramid (Li et al. 2022).

@@ -89,7 +89,7 @@ def test_a_hub_repository_says_what_its_config_says(tmp_path):
         ("timm://nonsense", "timm .* has no weights 'nonsense'"),
         ("torchvision://resnet50.V3", "Choose from torchvision://resnet50.IMAGENET1K_V1, "),
         ("torchvision://vit_b_16.IMAGENET1K_V1", "Choose from resnet18"),
-        ("timm:resnet50", "For weights of timm: timm://resnet50"),
+        ("timm:resnet50", "For timm weights, use timm://resnet50"),
         ("resnet50", "torchvision://resnet50.IMAGENET1K_V2"),
     ],
 )

@@ -64,12 +64,15 @@ REFUSED = [
     ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'. Did you mean"),
     ("resnet50_l2_eps2", "file 'resnet50_l2_eps2' does not exist, and no published model is named"),
     ("resnet50", "no published model is named 'resnet50'. Did you mean"),
-    ("convnext_tiny", "For weights of a library: timm://NAME.TAG, or torchvision://NAME.TAG"),
-    ("timm:vit_base_patch16_224", "For weights of timm: timm://vit_base_patch16_224"),
+    (
+        "convnext_tiny",
+        "For weights from another library, use timm://NAME.TAG, or torchvision://NAME.TAG",
+    ),
+    ("timm:vit_base_patch16_224", "For timm weights, use timm://vit_base_patch16_224"),
     ("torchvision://resnet50", "no weights '' of resnet50. Choose from torchvision://resnet50."),
-    ("timm/resnet50.a1_in1k", "on the Hugging Face Hub: hf://timm/resnet50.a1_in1k."),
+    ("timm/resnet50.a1_in1k", "on the Hugging Face Hub, use hf://timm/resnet50.a1_in1k."),
     ("hf-hub:timm/resnet50.a1_in1k", "hf://timm/resnet50.a1_in1k."),
-    ("hf-hub:me/net", "For a model on the Hugging Face Hub: hf://me/net."),
+    ("hf-hub:me/net", "For a model on the Hugging Face Hub, use hf://me/net."),
     ("none/net.pth", "file 'none/net.pth' does not exist. Check the path"),
 ]
 

@@ -1,4 +1,4 @@
-"""Networks of timm as classifiers: logits, features, head, one step of training, one attack."""
+"""timm networks as classifiers: logits, features, head, one step of training, one attack."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.support.small_models import learning, trained_on
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
-# Networks of timm, small ones of many families. All take 64 pixels, except those with a size.
+# timm networks, small ones of many families. All take 64 pixels, except those with a size.
 NETWORKS = {
     **dict.fromkeys(("convnext_atto", "convnextv2_atto", "test_convnext"), 64),
     **dict.fromkeys(("convnext_tiny_cvst", "edgenext_xx_small"), 64),

@@ -1,4 +1,4 @@
-"""Networks of timm under Detectron2: features, training, freezing, recipes and refusals."""
+"""timm networks under Detectron2: features, training, freezing, recipes and refusals."""
 
 import pytest
 import safetensors.torch
