@@ -203,8 +203,8 @@ def _of_library(text: str) -> str:
         return f" For {found[1]} weights, use {found[1]}://{found[2]}."
     if re.fullmatch(r"(?!.*_eps)[\w.]+", text):
         return (
-            " For weights from another library, use timm://NAME.TAG, or torchvision://NAME.TAG such "
-            "as torchvision://resnet50.IMAGENET1K_V2."
+            " For weights from another library, use timm://NAME.TAG, or torchvision://NAME.TAG "
+            "such as torchvision://resnet50.IMAGENET1K_V2."
         )
     return ""
 
