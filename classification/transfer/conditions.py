@@ -37,7 +37,6 @@ from robust_backbones.core.eps import show_eps
 from robust_backbones.core.precision import DEFAULT
 from robust_backbones.corruptions import SEVERITIES
 
-ATTACK_BATCH = 100  # images per batch, as in robustness-eval: the random starts depend on it
 FOLDER = "conditions"
 CAUSES = ("too few training images, or features that do not separate the classes",)
 
@@ -221,7 +220,7 @@ def _attack(
         plan,
         _journals(task, name),
         seed=task.settings.seed,
-        batch_size=ATTACK_BATCH,
+        batch_size=task.settings.conditions.attack_batch_size,
         workers=task.workers,
         say=lambda text: _say(prefix + text),
         stop=task.signals,

@@ -36,7 +36,8 @@ PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # gradient steps of the attack in adve
 SEEDED_TRIALS = 3
 # Options that apply to only one of the probes.
 ATTACK = ("constraint", "steps")  # options that require --eps
-TEST_ATTACK = ("attack_steps", "attack_restarts", "autoattack")  # options that require --attack
+# Options that require --attack
+TEST_ATTACK = ("attack_steps", "attack_restarts", "attack_batch_size", "autoattack")
 # Tests of a classifier with logits
 TESTS = ("attack", *TEST_ATTACK, "corruptions", "also_test")
 OWN = {
@@ -248,6 +249,12 @@ def _test_options(p: Parser) -> None:
         help=f"PGD runs per image, each from its own random start (default: {defaults.restarts})",
     )
     add(
+        "--attack-batch-size",
+        type=cli.count,
+        help="images per batch of --attack, on which the random starts depend (default: "
+        f"{defaults.attack_batch_size})",
+    )
+    add(
         "--autoattack",
         type=cli.count,
         help="also run AutoAttack on N test images, balanced over the classes, at each radius",
@@ -379,6 +386,7 @@ def _conditions(args: argparse.Namespace, image_size: int) -> ConditionSettings:
         attacks=tuple(dict.fromkeys(args.attack or training)),
         steps=args.attack_steps or ConditionSettings.steps,
         restarts=args.attack_restarts or ConditionSettings.restarts,
+        attack_batch_size=args.attack_batch_size or ConditionSettings.attack_batch_size,
         autoattack=args.autoattack,
         corruptions=kinds,
         also_test=tuple(args.also_test or ()),

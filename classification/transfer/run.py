@@ -203,7 +203,7 @@ def _work(task: Task, warnings: list[dict]) -> None:
         else:
             with memory_advice(_probe_advice(task.settings)):
                 trials = fixed_feature.run(task)
-        with memory_advice("Use a smaller --image-size or --device cpu."):
+        with memory_advice("Use a smaller --attack-batch-size, --image-size, or --device cpu."):
             measured, doubts = conditions.measure(task, trials)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start

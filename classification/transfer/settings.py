@@ -63,6 +63,7 @@ class ConditionSettings:
     Attributes:
         attacks: constraint and radius of each attack, such as `("linf", 4 / 255)`.
         steps, restarts: gradient steps and random starts of PGD.
+        attack_batch_size: images per batch of an attack. The random starts depend on it.
         autoattack: number of test images for AutoAttack at each radius; None: no AutoAttack.
         corruptions: kinds of corruption, from `corruptions.KINDS`.
         also_test: name and path of each further folder of test images.
@@ -71,6 +72,7 @@ class ConditionSettings:
     attacks: tuple[tuple[str, float], ...] = ()
     steps: int = 20
     restarts: int = 1
+    attack_batch_size: int = 100
     autoattack: int | None = None
     corruptions: tuple[str, ...] = ()
     also_test: tuple[tuple[str, str], ...] = ()
@@ -88,6 +90,7 @@ class ConditionSettings:
                 "attacks": [list(each) for each in self.attacks],
                 "steps": self.steps,
                 "restarts": self.restarts,
+                "attack_batch_size": self.attack_batch_size,
                 "autoattack": self.autoattack,
             }
         if self.corruptions:

@@ -249,7 +249,13 @@ def test_features_run_once_per_image_for_all_trials(shifted, tmp_path, monkeypat
     assert sum(images) - images.count(1) == 40 + 30 + 30 * 5 + 15  # 1: the digest of the module
 
 
-PGD_3 = dict(attack=["l2:0.3", "linf:2/255"], attack_steps=3, attack_restarts=2, penalty=1)
+PGD_3 = dict(
+    attack=["l2:0.3", "linf:2/255"],
+    attack_steps=3,
+    attack_restarts=2,
+    attack_batch_size=8,
+    penalty=1,
+)
 
 
 class Interrupted(Exception):
@@ -259,7 +265,6 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("after", [3, 14, 30])
 def test_an_interrupted_test_resumes_to_the_same_numbers(tmp_path, monkeypatch, after):
     """It stops in the middle of an attack of the first or of the second trial."""
-    monkeypatch.setattr(conditions, "ATTACK_BATCH", 8)
     expected = quick(tmp_path / "whole", trials=2, **PGD_3)
     calls, original = [], execute.attack_batch
 
@@ -305,7 +310,6 @@ def test_interrupted_corruptions_resume_to_the_same_numbers(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("signalled", [1, 6])
 def test_a_signal_stops_an_attack_with_the_exit_code(tmp_path, monkeypatch, signalled):
-    monkeypatch.setattr(conditions, "ATTACK_BATCH", 8)
     calls, attack_batch, attack_images = [], execute.attack_batch, conditions.attack_images
 
     def watched(*args, stop, **options):
@@ -319,7 +323,7 @@ def test_a_signal_stops_an_attack_with_the_exit_code(tmp_path, monkeypatch, sign
 
     monkeypatch.setattr(conditions, "attack_images", watched)
     with pytest.raises(SystemExit) as stop:
-        quick(tmp_path / "run", attack=["l2:0.3"], penalty=1)
+        quick(tmp_path / "run", attack=["l2:0.3"], attack_batch_size=8, penalty=1)
     assert stop.value.code == EXIT_RESUMABLE and len(calls) == signalled
     assert not (tmp_path / "run/result.json").exists()
 
