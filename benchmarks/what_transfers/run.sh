@@ -33,4 +33,5 @@ python -m classification.pretrain --dataset folder --data $out/pretraining --arc
     --output $out/pretrained/eps$eps
 done
 robust-backbones study run benchmarks/what_transfers/study.yaml --jobs 2
+robust-backbones study run benchmarks/what_transfers/autoattack.yaml --jobs 2
 robust-backbones report $out/runs --output $out/report
