@@ -2,6 +2,7 @@
 
 Examples:
   robust-backbones demo
+  robust-backbones demo --segmentation
 
 Writes output/demo/index.html. Repeat the command to continue: finished stages are skipped. Remove
 the folder to start again.
@@ -22,6 +23,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=path, default=Path("output/demo"), metavar="DIR", help="folder of the demo"
     )
+    parser.add_argument(
+        "--segmentation",
+        action="store_true",
+        help="also train and attack semantic segmentation models (about MINUTES more minutes)",
+    )
     return parser.parse_args(argv)
 
 
@@ -32,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         from robust_backbones.commands import demo_page, demo_runs
 
-        stages = demo_runs.plan(args.output)
+        stages = demo_runs.plan(args.output, args.segmentation)
         demo_runs.execute(stages)
         found = demo_page.read_numbers(demo_runs.networks(args.output))
         page = demo_page.write_page(found, stages, args.output)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robust_backbones.commands.demo_runs import DATASET, Network, Stage
+from robust_backbones.commands.demo_runs import (
+    ATTACKED,
+    DATASET,
+    SEGMENTATION_DATASET,
+    SEGMENTATION_EPS,
+    Network,
+    Stage,
+)
 from robust_backbones.core import pages
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.figures import new_figure, svg_element
@@ -43,11 +50,15 @@ class Numbers:
     Attributes:
         network: network that was measured.
         pretrained, detected: contents of the result files of the pretraining and the detector.
+        segmented, attacked: contents of the result files of semantic segmentation, and of the
+            attack on it; None: not run.
     """
 
     network: Network
     pretrained: dict
     detected: dict
+    segmented: dict | None = None
+    attacked: dict | None = None
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -61,22 +72,44 @@ class Numbers:
         metrics = self.detected["metrics"][DATASET]
         return metrics["bbox"]["AP"], metrics["segm"]["AP"]
 
+    @property
+    def mean_ious(self) -> tuple[float, ...]:
+        """mIoU on all scenes, on the attacked scenes, and under attack, percent. Empty: not run."""
+        if self.segmented is None or self.attacked is None:
+            return ()
+        attacks = self.attacked["metrics"]["attacks"]
+        rows = (
+            self.segmented["metrics"][SEGMENTATION_DATASET],
+            attacks["clean"],
+            attacks[f"eps {SEGMENTATION_EPS}"],
+        )
+        return tuple(row["sem_seg"]["mIoU"] for row in rows)
+
 
 def read_numbers(networks: list[Network]) -> list[Numbers]:
     """Read the results of all networks."""
     return [
-        Numbers(n, read_json(n.pretraining / "result.json"), read_json(n.detector / "result.json"))
-        for n in networks
+        Numbers(
+            network,
+            read_json(network.pretraining / "result.json"),
+            read_json(network.detector / "result.json"),
+            *(
+                read_json(path) if path.exists() else None
+                for path in (network.segmenter / "result.json", network.attack)
+            ),
+        )
+        for network in networks
     ]
 
 
 def table(found: list[Numbers]) -> list[list[str]]:
     """Return the table of results: a header, and one row for each network."""
     header = ["pretraining", "clean accuracy, %", "robust accuracy, %", "box AP", "mask AP"]
-    rows = [header]
+    segmented = ["mIoU", f"mIoU, {ATTACKED} scenes", f"mIoU, {ATTACKED} attacked scenes"]
+    rows = [[*header, *(segmented if all(one.mean_ious for one in found) else ())]]
     for one in found:
-        values = (f"{value:.1f}" for value in (*one.accuracies, *one.aps))
-        rows.append([one.network.name, *values])
+        values = (*one.accuracies, *one.aps, *one.mean_ious)
+        rows.append([one.network.name, *(f"{value:.1f}" for value in values[: len(rows[0]) - 1])])
     return rows
 
 
@@ -95,7 +128,7 @@ def attack_name(attack: dict) -> str:
 def write_page(found: list[Numbers], stages: list[Stage], output: Path) -> Path:
     """Write one HTML page without external references, and return its path."""
     header, *rows = table(found)
-    scenes = read_scenes(output / "scenes/pictures")
+    scenes, masks = (read_scenes(output / name / "pictures") for name in ("scenes", "masks"))
     titles = ["truth", *(f"{one.network.name} backbone" for one in found)]
     _save_sheet(arrange(scenes[:SHEET], titles), output / "scenes.png")
     robust = found[-1].pretrained["settings"]
@@ -109,6 +142,8 @@ def write_page(found: list[Numbers], stages: list[Stage], output: Path) -> Path:
         colors={one.network.name: color for one, color in zip(found, COLORS, strict=True)},
         titles=titles,
         scenes=[[_data_url(picture) for picture in row] for row in scenes],
+        masks=[[_data_url(picture) for picture in row] for row in masks],
+        segmentation_eps=SEGMENTATION_EPS,
         training=attack_name(robust),
         evaluation=attack_name(robust["evaluation"]),
         answers=read_answers(report),

@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
+SEGMENTATION_CONFIG = "configs/digits_semantic_fpn_robust.yaml"
+SEGMENTATION_DATASET = "digit_scenes_semantic_val"
+SEGMENTATION_EPS = "4/255"  # L-infinity radius of the attack on segmentation
+ATTACKED = 20  # number of attacked scenes
 TASKS = ("textures", "faces")  # tasks of the comparison
 PRETRAININGS = {"standard": "0", "robust": "1.0"}  # L2 eps of the pretraining, by name
 EVAL_EPS = "1.0"
@@ -52,6 +56,16 @@ class Network:
         """Folder of the detector's training."""
         return self.folder / "detector"
 
+    @property
+    def segmenter(self) -> Path:
+        """Folder of the semantic segmentation model's training."""
+        return self.folder / "segmenter"
+
+    @property
+    def attack(self) -> Path:
+        """Result of the attack on the semantic segmentation model."""
+        return self.segmenter / "attack_linf/result.json"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -82,18 +96,17 @@ def networks(output: Path) -> list[Network]:
     return [Network(name, output / name) for name in PRETRAININGS]
 
 
-def plan(output: Path) -> list[Stage]:
-    """Return the stages in their order. Users can also run these commands by hand."""
+def plan(output: Path, segmentation: bool = False) -> list[Stage]:
+    """Return the stages in their order. Users can also run these commands by hand.
+
+    Args:
+        output: folder of the demo.
+        segmentation: whether to train and attack semantic segmentation models at the end.
+    """
     found = networks(output)
     stages = [stage for network in found for stage in _stages(network)]
     standard, robust = found
-    scenes, compared = output / "scenes", output / "compare"
-    visualize = (
-        *("visualize", "--config", CONFIG, "--output", str(scenes), "--images", str(SCENES)),
-        *("--name", standard.name, "--name", robust.name),
-        *("--compare", str(robust.detector / "model_final.pth")),
-        *("MODEL.WEIGHTS", str(standard.detector / "model_final.pth")),
-    )
+    compared = output / "compare"
     compare = (
         *("compare", *TASKS, "--weights", str(standard.checkpoint), str(robust.checkpoint)),
         *("--shots", "50", "--image-size", "32"),
@@ -101,11 +114,43 @@ def plan(output: Path) -> list[Stage]:
     )
     return [
         *stages,
-        Stage("draw scenes", visualize, output / "scenes.log", scenes / "index.html"),
+        _draw("draw scenes", CONFIG, output / "scenes", standard.detector, robust.detector),
         Stage(
             "compare", compare, output / "compare.log", compared / "report/index.html", brief=False
         ),
+        *(_segmentation(output, standard, robust) if segmentation else ()),
     ]
+
+
+def _draw(name: str, config: str, folder: Path, standard: Path, robust: Path) -> Stage:
+    """Draw the predictions of the two models in the folders `standard` and `robust`."""
+    command = (
+        *("visualize", "--config", config, "--output", str(folder), "--images", str(SCENES)),
+        *(word for name in PRETRAININGS for word in ("--name", name)),
+        *("--compare", str(robust / "model_final.pth")),
+        *("MODEL.WEIGHTS", str(standard / "model_final.pth")),
+    )
+    return Stage(name, command, folder.with_suffix(".log"), folder / "index.html")
+
+
+def _segmentation(output: Path, *found: Network) -> Iterator[Stage]:
+    for network in found:
+        model = str(network.segmenter / "model_final.pth")
+        train = (
+            *("train", "--config", SEGMENTATION_CONFIG, "--resume"),
+            *("MODEL.WEIGHTS", str(network.backbone), "OUTPUT_DIR", str(network.segmenter)),
+        )
+        attack = (
+            *("attack", "--config", SEGMENTATION_CONFIG, "--images", str(ATTACKED)),
+            *("--eps", SEGMENTATION_EPS),
+            *("MODEL.WEIGHTS", model, "OUTPUT_DIR", str(network.segmenter)),
+        )
+        log = network.folder / "segment.log"
+        yield Stage(f"{network.name}: segment", train, log, network.segmenter / "result.json")
+        log = network.folder / "attack.log"
+        yield Stage(f"{network.name}: attack", attack, log, network.attack)
+    folders = (network.segmenter for network in found)
+    yield _draw("draw masks", SEGMENTATION_CONFIG, output / "masks", *folders)
 
 
 def _stages(network: Network) -> list[Stage]:

@@ -53,19 +53,38 @@ def finished(tmp_path):
         steps = ({"iteration": i, "total_loss": 3.0 - i} for i in (0, 1, 1))
         (network.detector / "metrics.json").write_text("\n".join(map(json.dumps, steps)))
         network.backbone.touch()
-    pictures = tmp_path / "scenes/pictures"
-    pictures.mkdir(parents=True)
-    for scene in range(demo_runs.SCENES):
-        for position in range(3):
-            pixels = np.full((64, 64, 3), 60 * scene + 20 * position, np.uint8)
-            Image.fromarray(pixels).save(pictures / f"{scene:03d}_val_0000{scene}_{position}.png")
-    (tmp_path / "scenes/index.html").touch()
+    draw(tmp_path / "scenes")
     report = tmp_path / "compare/report"
     report.mkdir(parents=True)
     answer = {"question": QUESTION, "text": ANSWER, "cautions": ["Few images."]}
     (report / "report.json").write_text(json.dumps({"answers": [answer]}))
     (report / "index.html").touch()
     return tmp_path
+
+
+def draw(folder):
+    """Write pictures as `visualize` does: for each scene, the truth and two predictions."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    for scene in range(demo_runs.SCENES):
+        for position in range(3):
+            pixels = np.full((64, 64, 3), 60 * scene + 20 * position, np.uint8)
+            Image.fromarray(pixels).save(pictures / f"{scene:03d}_val_0000{scene}_{position}.png")
+    (folder / "index.html").touch()
+
+
+@pytest.fixture
+def segmented(finished):
+    """The folder of a finished demo with semantic segmentation."""
+    for network, mean_iou in zip(demo_runs.networks(finished), (50.0, 55.0), strict=True):
+        network.attack.parent.mkdir(parents=True)
+        row, attacked = {"sem_seg": {"mIoU": mean_iou}}, {"sem_seg": {"mIoU": mean_iou - 20}}
+        metrics = {"attacks": {"clean": row, f"eps {demo_runs.SEGMENTATION_EPS}": attacked}}
+        network.attack.write_text(json.dumps({"metrics": metrics}))
+        metrics = {demo_runs.SEGMENTATION_DATASET: {"sem_seg": {"mIoU": mean_iou + 1}}}
+        (network.segmenter / "result.json").write_text(json.dumps({"metrics": metrics}))
+    draw(finished / "masks")
+    return finished
 
 
 class Page(HTMLParser):
@@ -132,8 +151,26 @@ def test_the_picture_has_the_scenes_with_titles(page):
         assert picture.width > 3 * 64 and picture.height > demo_page.SHEET * 64
 
 
+def test_the_page_with_segmentation_has_its_numbers_and_pictures(segmented):
+    found = demo_page.read_numbers(demo_runs.networks(segmented))
+    plan = demo_runs.plan(segmented, segmentation=True)
+    page = Page(demo_page.write_page(found, plan, segmented).read_text(encoding="utf-8"))
+    assert page.texts["figcaption"] == ["truth", "standard backbone", "robust backbone"] * 8
+    header, *rows = demo_page.table(found)
+    assert header[5:] == ["mIoU", "mIoU, 20 scenes", "mIoU, 20 attacked scenes"]
+    assert [row[5:] for row in rows] == [["51.0", "50.0", "30.0"], ["56.0", "55.0", "35.0"]]
+    assert "standard: attack\n" in page.texts["h3"]
+
+
+def test_segmentation_comes_after_the_other_stages(tmp_path):
+    """So it does not repeat the stages of a finished demo."""
+    stages = [demo_runs.plan(tmp_path, segmentation) for segmentation in (False, True)]
+    assert stages[1][: len(stages[0])] == stages[0] and len(stages[1]) > len(stages[0])
+
+
 def test_every_stage_is_a_command_of_this_package(tmp_path):
-    assert {stage.arguments[0] for stage in demo_runs.plan(tmp_path)} <= set(COMMANDS)
+    stages = demo_runs.plan(tmp_path, segmentation=True)
+    assert {stage.arguments[0] for stage in stages} <= set(COMMANDS)
 
 
 COMMAND_LINES = [
