@@ -29,8 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from scipy import stats  # noqa: E402
-from verdict_worlds import HEADS, LEVELS, MORE, MOST_TRIALS, SCATTER, Study, World, table  # noqa: E402
+from scipy import special, stats  # noqa: E402
+from verdict_worlds import BASE, HEADS, LEVELS, MORE, MOST_TRIALS, SCATTER, Study, World, table  # noqa: E402
 
 from classification import metrics  # noqa: E402
 from classification.report import comparisons, estimates, verdicts  # noqa: E402
@@ -285,6 +285,88 @@ def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
     )
 
 
+# Parts of the variance of an image under one version of a condition, such as a corruption: its
+# difficulty for all networks, for one network, for one version, and for one trial.
+DIFFICULTIES = np.sqrt(np.array([0.5, 0.15, 0.2, 0.15], np.float32))
+VERSIONS = (1, 1, 1, 15)  # clean, two attacks, and a corruption of five severities in three kinds
+CONDITION_SCATTER = 0.01  # standard deviation over seeds
+
+
+def conditions_part(args: argparse.Namespace, bounds: Bounds) -> None:
+    """Compare two networks under several conditions that share images, networks and seeds.
+
+    An image with several versions counts as the fraction that is classified correctly.
+    """
+    rows, rng = [], np.random.default_rng(10)
+    for versions, trials, images in [
+        (VERSIONS, 3, 300),
+        (VERSIONS, 3, 1000),
+        (VERSIONS, 10, 300),
+        (VERSIONS, "fixed", 1000),
+        ((15,), 3, 300),
+        ((15,), "fixed", 300),
+    ]:
+        fixed, column, covered, found = trials == "fixed", 0, 0, 0
+        for _ in range(args.studies):
+            draws = _conditions(rng, versions, 1 if fixed else trials, images, not fixed)
+            estimate = {
+                k: estimates.from_predictions(*pair, fixed=(fixed, fixed))
+                for k, pair in enumerate(draws)
+            }
+            judged = comparisons.judge_all(estimate, comparisons.Rules())
+            column += any(v.outcome in DIRECTION for v in judged.values())
+            covered += sum(v.low <= 0 <= v.high for v in judged.values())
+            estimate = {k: replace(e, mean=e.mean + 5) for k, e in estimate.items()}
+            judged = comparisons.judge_all(estimate, comparisons.Rules())
+            found += sum(v.outcome is Outcome.BETTER for v in judged.values())
+        given = args.studies * len(versions)
+        name = f"{len(versions)}, of {max(versions)} versions, {trials} trials, {images} images"
+        bounds.at_most(f"conditions {name}", column, args.studies, SINGLE)
+        bounds.at_least(f"conditions {name}: coverage", covered, given, COVERED)
+        rows.append(
+            [
+                str(len(versions)),
+                str(max(versions)),
+                str(trials),
+                str(images),
+                rate(column, args.studies),
+                rate(covered, given),
+                f"{100 * found / given:.0f}",
+            ]
+        )
+    show(
+        "Conditions of one task",
+        [
+            "conditions",
+            "versions of an image, at most",
+            "trials",
+            "images",
+            "any verdict wrong, %",
+            "covered, %",
+            "found at 5 points, %",
+        ],
+        rows,
+    )
+
+
+def _conditions(
+    rng: np.random.Generator, versions: Iterable[int], trials: int, images: int, seeded: bool
+) -> Iterable[list[np.ndarray]]:
+    """Yield the correctness of a robust and a standard network, `(1, trials, images)` each."""
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    everyone, network, version, trial = DIFFICULTIES
+    shared = everyone * normal(images) + network * normal(2, 1, 1, images)
+    levels = BASE + CONDITION_SCATTER * seeded * normal(2, trials, 1, 1)
+    threshold = special.ndtri(levels).astype(np.float32)
+    for count in versions:
+        latent = shared + version * normal(1, 1, count, images)
+        right = latent + trial * normal(2, trials, count, images) < threshold
+        yield [side[None] for side in right.mean(2, dtype=float)]
+
+
 def tasks_part(args: argparse.Namespace, bounds: Bounds) -> None:
     """Test the verdict on the mean over all tasks."""
     rows, rng = [], np.random.default_rng(6)
@@ -477,6 +559,7 @@ PARTS = {
     "worlds": worlds_part,
     "margin": margin_part,
     "detectors": detectors_part,
+    "conditions": conditions_part,
     "tasks": tasks_part,
     "looks": looks_part,
     "accuracy": accuracy_part,
