@@ -3,7 +3,7 @@
 python benchmarks/time_to_accuracy.py --threads 1
 python benchmarks/time_to_accuracy.py --data DIR --limit 2000 --targets 20 25 30 --threads 1
 
-The data are the embedded digits or an image folder, `DIR/train/<class>/<image>`. All trainings use
+The data are the bundled digits or an image folder, `DIR/train/<class>/<image>`. All trainings use
 the same network, initial weights, batches and learning rate, and L2 eps 0.5. The library trains
 with its own loop and PGD-3, and ours with each method and its default attack. After every epoch,
 PGD-10 measures the robust accuracy on held-out images, which is not timed. Training stops when all
@@ -133,7 +133,7 @@ def row(target: float, name: str, curve: list, library: list) -> str:
 
 def main(argv=None) -> None:
     p = Parser(description=__doc__)
-    p.add_argument("--data", type=Path, help="image folder (default: the embedded digits)")
+    p.add_argument("--data", type=Path, help="image folder (default: the bundled digits)")
     p.add_argument("--limit", type=int, help="training images (default: all)")
     p.add_argument("--arch", default="resnet18", choices=("resnet18", "resnet50"), help="network")
     p.add_argument(

@@ -22,7 +22,7 @@ class Journal:
         records: all records in the file, in their order, including records from `add`.
 
     Raises:
-        UserError: the file has other settings, is not a journal or cannot be written.
+        UserError: the file has different settings, is not a journal or cannot be written.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -35,8 +35,8 @@ class Journal:
                 self._start(settings)
                 return
             raise UserError(
-                f"{self.path.parent} has an unfinished run with other settings: {different}. Use "
-                "the same settings, or choose another --output."
+                f"{self.path.parent} has an unfinished run with different settings: {different}. "
+                "Use the same settings, or choose another --output."
             )
 
     def _start(self, settings: dict) -> None:

@@ -105,8 +105,8 @@ def check_names(known: Sequence[str], found: Sequence[str], weights: str, datase
     where = f"{weights}: class {first} is '{a}', but '{b}' in {dataset}."
     if sorted(one) == sorted(two):
         raise UserError(
-            f"{where} The names are the same in another order, so each prediction would count as "
-            "another class. Give the data in the layout of the training data."
+            f"{where} The names are the same in a different order, so each prediction would count "
+            "as another class. Give the data in the layout of the training data."
         )
     raise UserError(
         f"{where} Choose the data that the weights were trained on. If the classes are the same, "
@@ -123,7 +123,7 @@ def check_range(metadata: dict, image_range: Sequence[float] | None, weights: st
         weights: name of the checkpoint.
 
     Raises:
-        UserError: the checkpoint has another range, or an invalid one.
+        UserError: the checkpoint has a different range, or an invalid one.
     """
     trained = metadata.get("image_range")
     if trained is None:

@@ -45,8 +45,8 @@ def mean_per_class(predictions: Tensor, labels: Tensor, classes: int) -> float:
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
         raise UserError(
-            f"no image of classes {empty}, whose recall is undefined. Give at least one image of "
-            f"each of the {classes} classes."
+            f"no images of classes {empty}, so their recall is undefined. Give at least one image "
+            f"of each of the {classes} classes."
         )
     right = torch.bincount(labels[predictions == labels], minlength=classes)
     return 100 * (right.double() / counts).mean().item()

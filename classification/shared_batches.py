@@ -36,7 +36,7 @@ class Journals:
         """Return the records of an interrupted run, whose number of processes may differ.
 
         Raises:
-            UserError: the run has other settings.
+            UserError: the run has different settings.
         """
         return [r for path in self.paths for r in Journal(path, self.settings).records]
 
@@ -98,7 +98,7 @@ def run_batches(
         The records of all processes.
 
     Raises:
-        UserError: the journals have other settings, or cannot be written.
+        UserError: the journals have different settings, or cannot be written.
         Stopped: a process received a stop signal.
     """
     batches = -(-images // size)

@@ -38,7 +38,7 @@ COMMANDS = {
         "classification.datasets.make_shards",
         "pack an image folder into WebDataset shards",
     ),
-    "demo": ("robust_backbones.commands.demo", "run the whole pipeline on embedded data"),
+    "demo": ("robust_backbones.commands.demo", "run the whole pipeline on bundled data"),
     "install-detectron2": (
         "robust_backbones.commands.install_detectron2",
         "install Detectron2 without a compiler",

@@ -173,7 +173,7 @@ def _of_torchvision(name: str) -> LibraryWeights:
     table = get_model_weights(arch)
     if tag not in table.__members__:
         raise UserError(
-            f"torchvision has no weights '{tag}' of {arch}. Choose from "
+            f"torchvision has no weights '{tag}' for {arch}. Choose from "
             f"{', '.join(f'torchvision://{arch}.{one.name}' for one in table)}."
         )
     weights = table[tag]

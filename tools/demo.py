@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the whole pipeline on embedded data. See `python tools/demo.py --help`."""
+"""Run the whole pipeline on bundled data. See `python tools/demo.py --help`."""
 
 import sys
 from pathlib import Path

@@ -18,7 +18,7 @@ class Task:
         train, test: number of training and test images that a run uses.
         classes: number of classes.
         fingerprints: fingerprints of the training and the test images. A comparison is not
-            continued with other images.
+            continued with different images.
     """
 
     name: str

@@ -101,8 +101,8 @@ def _saved(request: Request) -> Comparison | None:
         if not _is_started(request.output, saved):
             return None  # only planned
         raise UserError(
-            f"{request.output} contains a comparison with other options ({difference}). Use --more "
-            "for further trials, or choose another --output."
+            f"{request.output} contains a comparison with different options ({difference}). Use "
+            "--more for further trials, or choose another --output."
         )
     return saved
 

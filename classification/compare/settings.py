@@ -118,7 +118,7 @@ class Comparison:
         study: SHA-256 of the study file that this command wrote, which shows whether the user has
             edited the file.
         networks: SHA-256 of each network's file, by its path, name or URL. A comparison is not
-            continued with other networks.
+            continued with different networks.
     """
 
     settings: CompareSettings

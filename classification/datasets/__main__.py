@@ -68,7 +68,7 @@ def _cells(spec: DatasetSpec) -> dict[str, str]:
 
 def _how_to_fetch(spec: DatasetSpec) -> str:
     if not spec.needs_root:
-        return "embedded"
+        return "bundled"
     return "torchvision" if spec.torchvision else "manual"
 
 

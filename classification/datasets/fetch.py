@@ -29,7 +29,7 @@ def fetch(name: str, root: Path) -> Path:
         Path of the dataset. An existing complete dataset is not downloaded again.
 
     Raises:
-        UserError: the dataset is embedded or must be downloaded manually; the download failed; the
+        UserError: the dataset is bundled or must be downloaded manually; the download failed; the
             number of images is wrong.
     """
     spec = find_dataset(name)

@@ -240,8 +240,8 @@ def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:
         exact = [image for image in paths if image == wanted]
         if len(paths) > 1 and not exact:
             raise UserError(
-                f"{path}: '{name}' may be {_some(sorted(paths))}. Write the folder and the file "
-                "extension into the name."
+                f"{path}: '{name}' may be {_some(sorted(paths))}. Include the folder and the file "
+                "extension in the name."
             )
         if not paths:
             missing.append(name)

@@ -22,7 +22,7 @@ def add_data(add: Callable) -> None:
         type=cli.location,
         metavar="PATH",
         help="path of the dataset, folder with one folder per dataset, or URL of shards (default: "
-        f"${DATA_VARIABLE}; embedded datasets need none)",
+        f"${DATA_VARIABLE}; bundled datasets need none)",
     )
 
 

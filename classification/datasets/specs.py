@@ -373,7 +373,7 @@ def locate(name: str, root: Path | str | None = None) -> Path | str | None:
             per dataset (default: `$ROBUST_BACKBONES_DATA`).
 
     Returns:
-        Path of the dataset, or None for embedded data without a root.
+        Path of the dataset, or None for bundled data without a root.
 
     Raises:
         UserError: the dataset needs a path, and neither `root` nor the variable is set.

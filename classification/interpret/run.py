@@ -143,7 +143,7 @@ def _check_targets(settings: InterpretSettings, networks: Networks) -> None:
 def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSplit | None) -> None:
     """Check that class indices denote the same classes in all networks and in the data.
 
-    The images may have other classes than the networks, because an inversion needs no classes.
+    The images may have different classes than the networks, because an inversion needs no classes.
     """
     named = {f"--weights {name}": _class_names(n) for name, n in networks.interpreted.items()}
     if networks.evaluation:

@@ -397,7 +397,7 @@ def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
     if any(record.simulated for record in records):
         found.append("Simulated: no network was trained for these numbers.")
     if small := sorted({record.dataset for record in records} & set(EMBEDDED)):
-        found.append(f"{', '.join(small)}: small embedded data that only test the software.")
+        found.append(f"{', '.join(small)}: small bundled data that only test the software.")
     if differs := list(dict.fromkeys(words for c in contests for words in c.differs)):
         found.append(f"The networks differ in more than eps: {', '.join(differs)}.")
     if any(record.settings.get("selection") == "test" for record in records):

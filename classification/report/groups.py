@@ -276,8 +276,8 @@ def _key(record: Record) -> Key:
 def _share_standard(by_key: dict[Key, list[Merged]]) -> None:
     """Add standard networks to the groups of robust networks of other norms, and of their twins.
 
-    A published twin may have other pretraining data. Groups whose networks are all in other groups
-    are removed then, because they have nothing to compare.
+    A published twin may have different pretraining data. Groups whose networks are all in other
+    groups are removed then, because they have nothing to compare.
     """
     own = {key: [*runs] for key, runs in by_key.items()}
     shared: set[int] = set()

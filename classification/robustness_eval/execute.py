@@ -182,7 +182,7 @@ def attack_images(
         prefix: text before the name of the attack in the progress line.
 
     Raises:
-        UserError: the journals have other settings, or an image is unreadable.
+        UserError: the journals have different settings, or an image is unreadable.
         Stopped: a process received a stop signal.
     """
     device = next(model.parameters()).device

@@ -86,8 +86,8 @@ def _check_variables(given: Mapping[str, str]) -> None:
     # The machines have met already if torchrun started the processes.
     if here != size and is_own_address(host) and RUN_ID not in given:
         raise UserError(
-            f"MASTER_ADDR is {host}, but only {here} of {size} processes are on this machine. Set "
-            "it to the address of the first machine, on all machines."
+            f"MASTER_ADDR is {host}, but only {here} of {size} processes are on this machine. On "
+            "every machine, set it to the address of the first machine."
         )
 
 

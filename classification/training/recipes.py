@@ -54,7 +54,7 @@ RECIPES = {
     # Optimizer and schedule of the `robustness` library for CIFAR-10. The learning rate drops every
     # 50 epochs. docs/results/differences.md describes where attack and augmentation differ.
     "cifar": Recipe(0.5, 150, 128, 0.1, "step", 5e-4),
-    # Recipe for the embedded datasets. Training takes minutes on a CPU.
+    # Recipe for the bundled datasets. Training takes minutes on a CPU.
     "quick": Recipe(1.0, 5, 64, 0.03, "one-cycle", 5e-4, nesterov=True),
     # Recipe of Singh et al. 2023 (arXiv 2303.01870) for ConvNeXt-T and ViT-S: main.py and
     # run_train.sh of github.com/nmndeep/revisiting-at, commit d7166c0. The code does not scale the

@@ -154,7 +154,7 @@ class Training:
         found = contents["settings"] | {"data": contents["data"]}
         if different := results.differences(found, self.recorded | {"data": self.data}):
             raise UserError(
-                f"{path}: the unfinished run has other settings: {different}. Use the same "
+                f"{path}: the unfinished run has different settings: {different}. Use the same "
                 "settings, or choose another --output."
             )
         return contents

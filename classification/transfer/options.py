@@ -281,7 +281,7 @@ def _radius(text: str) -> tuple[str, float]:
     """Convert an argument of `--attack`, such as `linf:4/255`, to constraint and radius.
 
     Raises:
-        argparse.ArgumentTypeError: the text has another form.
+        argparse.ArgumentTypeError: the text has a different form.
     """
     constraint, _, radius = text.partition(":")
     try:
@@ -303,7 +303,7 @@ def _test_folder(text: str) -> tuple[str, str]:
     """Convert an argument of `--also-test` to name and path.
 
     Raises:
-        argparse.ArgumentTypeError: the text has another form, or the name is reserved.
+        argparse.ArgumentTypeError: the text has a different form, or the name is reserved.
     """
     name, equals, folder = text.partition("=")
     if not equals or not folder or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):

@@ -1,4 +1,4 @@
-"""Pretrain, convert, detect and compare on embedded data, with a standard and a robust backbone.
+"""Pretrain, convert, detect and compare on bundled data, with a standard and a robust backbone.
 
 Examples:
   robust-backbones demo

@@ -396,5 +396,5 @@ def add_image_range(add: Callable) -> None:
         action=_Range,
         metavar=("MIN", "MAX"),
         help="pixel values of black and white in images with more than 8 bits per channel, such as "
-        "0 65535 (default: such images are an error)",
+        "0 65535 (default: reject such images)",
     )

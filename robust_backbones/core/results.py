@@ -77,7 +77,7 @@ def finished(path: str | Path, settings: dict) -> bool:
     """Return whether the result file exists and has these settings.
 
     Raises:
-        UserError: the file is not a result, or has other settings.
+        UserError: the file is not a result, or has different settings.
     """
     resources.version()  # caches the version before the code can change during the run
     path = Path(path)
@@ -90,7 +90,7 @@ def finished(path: str | Path, settings: dict) -> bool:
         raise UserError(f"{path} is not a result file. Choose another --output.") from None
     if different:
         raise UserError(
-            f"{path.parent} contains a finished run with other settings: {different}. Choose "
+            f"{path.parent} contains a finished run with different settings: {different}. Choose "
             "another --output."
         )
     print(f"{path.parent} already contains this run, and it is finished. Nothing to do.")

@@ -41,9 +41,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         input_format: channel order of the images, `INPUT.FORMAT`. None for the `input_format` of
             the model, which Detectron2's `SemanticSegmentor` does not have.
         image_range: `INPUT.IMAGE_RANGE`, saved with the model if it is not empty; None if unknown.
-            A detector that was saved with another range is rejected.
+            A detector that was saved with a different range is rejected.
         classes: class names of the data, in order, saved with the model; None if unknown. A
-            detector that was saved with other classes is rejected.
+            detector that was saved with different classes is rejected.
         statistics: source of the model's input statistics, saved with the model if they were
             assumed; None if unknown.
         average: averaged weights, or None. They are saved as `model`, and the weights being trained
@@ -71,8 +71,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             checkpointables: names of the checkpointables to load; None for all.
 
         Raises:
-            UserError: the file is not a checkpoint, tensors are missing or have another shape, or
-                the network in the file requires another input or has other classes.
+            UserError: the file is not a checkpoint, tensors are missing or have a different shape,
+                or the network in the file requires a different input or has different classes.
         """
         if not path:
             logging.getLogger(__name__).warning(
@@ -134,7 +134,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if absent[3:] else "")
             raise UserError(
                 f"{self._file}: {self._misfit(absent, given, metadata)}. {len(absent)} tensors are "
-                f"missing or have another shape: {shown}."
+                f"missing or have a different shape: {shown}."
             )
         return super()._load_model(checkpoint)
 

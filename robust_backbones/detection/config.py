@@ -107,7 +107,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # empty, the names and their order are read from the annotation files.
     cfg.DATASETS.CLASSES = []
     # Whether to repair invalid boxes of the datasets in CUSTOM. If true, boxes are clipped at the
-    # image border and objects without area are removed, in training and in evaluation. If false,
+    # image border and objects with zero area are removed, in training and in evaluation. If false,
     # invalid boxes are an error.
     cfg.DATASETS.REPAIR = False
     # Fraction of the training images, in [0, 1), to evaluate on in place of DATASETS.TEST. The run
@@ -307,7 +307,7 @@ def read_yaml(path: Path, version: int) -> CfgNode:
         version: supported config version of Detectron2.
 
     Raises:
-        UserError: the file is not a mapping, is too large, or has another version.
+        UserError: the file is not a mapping, is too large, or has a different version.
         YAML_ERRORS: the file is not YAML, or a `_BASE_` is invalid.
     """
     try:

@@ -114,13 +114,13 @@ def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> 
 
 
 def _check_classes(classes: dict[str, list[str] | None]) -> None:
-    """Reject datasets of a run that have other classes than the first, as far as known."""
+    """Reject datasets of a run that have different classes than the first, as far as known."""
     known = {name: list(found) for name, found in classes.items() if found}
     for name, found in known.items():
         first, wanted = next(iter(known.items()))
         if found != wanted:
             raise UserError(
-                f"dataset '{name}' has other classes ({custom.shown(found)}) than dataset "
+                f"dataset '{name}' has different classes ({custom.shown(found)}) than dataset "
                 f"'{first}' ({custom.shown(wanted)}). All datasets of a run must have the same, in "
                 "the same order."
             )

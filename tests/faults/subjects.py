@@ -1,4 +1,4 @@
-"""Runs to kill: commands on a few embedded images, and the files they must leave.
+"""Runs to kill: commands on a few bundled images, and the files they must leave.
 
 An attempt is one start of a command in `place/run`, with a cache in `place/cache`. The next attempt
 resumes from the files of the previous one.

@@ -177,7 +177,7 @@ def test_the_whole_path_and_further_radii(tmp_path, weights, capsys):
     assert again["metrics"]["attacks"]["eps 2/255"] == rows["eps 2/255"]
     with pytest.raises(SystemExit):
         command(tmp_path, weights, "--steps", "3", **small)
-    assert "with other settings: steps is 2 there, 3 here" in capsys.readouterr().err
+    assert "with different settings: steps is 2 there, 3 here" in capsys.readouterr().err
 
 
 def test_equal_seeds_give_equal_figures_on_any_machine_state(tmp_path, weights):

@@ -1,4 +1,4 @@
-"""The command on embedded data: plan, run, repetition, changes, and further trials."""
+"""The command on bundled data: plan, run, repetition, changes, and further trials."""
 
 import json
 import re

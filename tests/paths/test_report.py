@@ -93,7 +93,7 @@ def test_an_answer_is_not_quoted_without_its_caution(tmp_path):
         report_parts.result(tmp_path / "results" / eps, "digits", weights=weights)
     report.main([str(tmp_path / "results"), "--output", str(tmp_path / "r")])
     first = (tmp_path / "r" / "report.md").read_text().splitlines()[0]
-    assert first.endswith(" digits: small embedded data that only test the software.")
+    assert first.endswith(" digits: small bundled data that only test the software.")
 
 
 def test_no_text_of_a_result_is_a_tag(written):

@@ -1,7 +1,7 @@
 """What the documents say to type is what the programs understand.
 
 Each command is parsed by its own program, whether it needs a GPU, ImageNet or nothing. Those that
-can run small on embedded data run in tests/project/test_docs_run.py."""
+can run small on bundled data run in tests/project/test_docs_run.py."""
 
 import contextlib
 import io

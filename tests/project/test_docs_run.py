@@ -1,4 +1,4 @@
-"""A reader's walk through the documents on the embedded data: the commands as they stand there, one
+"""A reader's walk through the documents on the bundled data: the commands as they stand there, one
 after the other in one folder, each made small. What one leaves, the next must find where the
 document says. (Each program has its own tests. test_docs.py checks that all commands parse.)"""
 

@@ -331,7 +331,7 @@ KINDS = [
         refused="network is not supported. Its keys, .*, look like a ViT. Use timm's weights for ",
     ),
     Kind(
-        "network with other operations, if the file records its name",
+        "network with different operations, if the file records its name",
         saved(lambda s: {"arch": "leaky_resnet18", "state_dict": s}),
         refused="arch 'leaky_resnet18' has an activation other than ReLU, which is not supported",
     ),

@@ -36,7 +36,7 @@ RECIPES = Column("recipes_differ_in", optional=True)
 PAIRED = [
     MODE,
     TASK,
-    Column("measured", "difference as measured", Kind.DIFFERENCE),
+    Column("measured", "measured difference", Kind.DIFFERENCE),
     Column("cross_fitted", "cross-fitted difference", Kind.DIFFERENCE),
     BIAS,
     P_VALUE,
@@ -159,7 +159,7 @@ def paired(results: Results, group: Group) -> list[Section]:
             )
     text = [
         "Best robust minus best standard network over all architectures and configurations, in "
-        "percentage points. For the difference as measured, both are chosen on the test images, "
+        "percentage points. For the measured difference, both are chosen on the test images, "
         "the robust one among more networks. The cross-fitted difference is reported on other test "
         "images and trials than the choice of the networks. It is averaged over "
         f"{crossfit.SPLITS} random halvings of the images.",

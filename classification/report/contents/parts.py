@@ -192,7 +192,7 @@ def warnings(runs: list[Merged]) -> list[str]:
         found.append("Simulated: no network was trained for these numbers.")
     if small := sorted({r.dataset for r in records} & set(EMBEDDED)):
         found.append(
-            f"{', '.join(small)}: small embedded tasks, which show that the software works. Their "
+            f"{', '.join(small)}: small bundled tasks, which show that the software works. Their "
             "numbers are not evidence for or against the paper's claim."
         )
     versions = sorted({r.code_version for r in records})

@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--online",
         action="store_true",
         help="also fetch published weights, compare them with the table of published models, and "
-        "print a block for an issue",
+        "print a report to paste into an issue",
     )
     add(
         "--weights",
@@ -82,7 +82,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--output",
         type=path,
         metavar="FILE",
-        help="JSON file for the results, without user names and home folders. It is written after "
+        help="JSON file for the results, without user names or home folders. It is written after "
         "each step",
     )
     parser.restrict("--weights", "--imagenet", to="--online", when=lambda a: a.online)

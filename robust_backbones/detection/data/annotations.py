@@ -42,7 +42,7 @@ class Object:
             top left corner of the first pixel.
         given: numbers of the box in the file. COCO: x, y, width, height. VOC: xmin, ymin, xmax,
             ymax.
-        empty: whether the numbers in `given` describe a box without area.
+        empty: whether the numbers in `given` describe a box with zero area.
         area: area in the file, in pixels; None if the file has no valid area.
         crowd: whether COCO's `iscrowd` is set.
         difficult: whether VOC's `difficult` is set.

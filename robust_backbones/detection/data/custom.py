@@ -182,7 +182,7 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
         found = source.read_classes(classes).classes
         if found != classes:
             raise UserError(
-                f"dataset '{source.name}' has other classes ({shown(found)}) than the run "
+                f"dataset '{source.name}' has different classes ({shown(found)}) than the run "
                 f"({shown(classes)}). All datasets of a run must have the same, in the same order: "
                 "of the category ids in COCO files, of 'names' in YOLO files, of classes.txt."
             )
@@ -260,7 +260,7 @@ def load_dicts(
     Args:
         source: custom dataset.
         classes: class names, in order.
-        repair: whether to remove boxes without area and clip the others at the image border. If
+        repair: whether to remove boxes with zero area and clip the others at the image border. If
             false, the data must have no faults; see `validate.refuse_faults`.
         masks: whether the detector predicts masks. Repairing then also removes objects with invalid
             masks.

@@ -76,7 +76,7 @@ def _fault(image: PIL.Image.Image) -> str:
 def read_masks(
     images: Path, masks: Path, classes: Sequence[str] | None = None, reduce_zero_label: bool = False
 ) -> Annotations:
-    """Pair images with masks of the same name, except for the suffix. The pixels are not read.
+    """Pair images with masks of the same name, except for the extension. The pixels are not read.
 
     The class names are the lines of `classes.txt` in the folder of the masks, or else `classes`, or
     else the indices 0, 1, … up to the largest index in the masks.
@@ -144,7 +144,7 @@ def _files(
         if other := found.get(path.stem):
             raise UserError(
                 f"{folder} has {other.name} and {path.name}. Remove one: images and masks are "
-                "paired by their names without suffix."
+                "paired by their file names without the extension."
             )
         found[path.stem] = path
     rest = [path.name for path in names if path.name not in {p.name for p in found.values()}]

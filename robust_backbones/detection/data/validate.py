@@ -70,7 +70,7 @@ NOTES = {
 _CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash", "repeated label"}
 # Problems of datasets that other code registers and Detectron2 reads. It cannot read these data, or
 # it trains on values that differ from the files. It trains correctly on data with other problems.
-# For example, it skips boxes without area.
+# For example, it skips boxes with zero area.
 _DETECTRON2 = {
     "no box",
     "no images",
@@ -309,7 +309,7 @@ def refuse_faults(
 def warn_of_conversions(found: Annotations) -> None:
     """Warn about values that an evaluation reads differently from how they are written.
 
-    Boxes in [0, 1] and boxes without area, which no detection can match, are named as well.
+    Boxes in [0, 1] and boxes with zero area, which no detection can match, are named as well.
     """
     problems = [*found.problems, *_normalized(found)]
     problems += [

@@ -88,8 +88,8 @@ def _parsed(layout: Layout, name: str, source: Path) -> Iterator[ElementTree.Ele
         yield ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
     except FileNotFoundError:
         raise UserError(
-            f"{source} lists '{name}', but {path} does not exist. List the names of XML files, "
-            "without their suffix."
+            f"{source} lists '{name}', but {path} does not exist. List the names of XML files "
+            "without the extension."
         ) from None
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from None

@@ -117,7 +117,7 @@ def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dic
         without predictions are not included.
 
     Raises:
-        UserError: the file is missing, has another format, or names images or classes that the
+        UserError: the file is missing, has a different format, or names images or classes that the
             dataset does not have.
     """
     _refuse_masks(dataset)

@@ -14,8 +14,8 @@ class SemanticEvaluator(SemSegEvaluator):
 
     This class differs from Detectron2's class in three points:
 
-    - An index that no class has, or a mask of another size, is an error. Detectron2 counts wrong
-      pixels instead.
+    - An index that no class has, or a mask of a different size, is an error. Detectron2 counts
+      wrong pixels instead.
     - `reduce_zero_label` is applied, and palettes are read by index.
     - The predictions are not written.
 

@@ -76,7 +76,7 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
     """Create a column of predictions by the detector of `MODEL.WEIGHTS`.
 
     Raises:
-        UserError: the detector cannot be loaded, or has other classes than the dataset.
+        UserError: the detector cannot be loaded, or has different classes than the dataset.
     """
     predictor = load(cfg)
     expected = MetadataCatalog.get(dataset).get("thing_classes")

@@ -158,7 +158,7 @@ class Predictor:
             the method returns a list of such dictionaries.
 
         Raises:
-            UserError: an image has another type, shape or dtype, or cannot be read.
+            UserError: an image has a different type, shape or dtype, or cannot be read.
         """
         if isinstance(image, (list, tuple)):
             return self._batch([as_array(item, self.decoding) for item in image])
@@ -286,7 +286,7 @@ def as_array(image: Any, decoding: Decoding | None = None) -> np.ndarray:
         decoding: settings of the decoder.
 
     Raises:
-        UserError: the image has another type, shape or dtype, or cannot be read.
+        UserError: the image has a different type, shape or dtype, or cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(str(image), decoding)

@@ -205,7 +205,7 @@ def measure_all(
         Only the main process has metrics, and writes files.
 
     Raises:
-        UserError: the saved rows have other settings, or the weights do not fit the detector.
+        UserError: the saved rows have different settings, or the weights do not fit the detector.
     """
     path, main = Path(folder) / ROWS_FILE, comm.is_main_process()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,7 @@ def measure(
         device: name of the model's device.
 
     Raises:
-        UserError: an image is missing, damaged, or has another size than in its annotations.
+        UserError: an image is missing, damaged, or has a different size than in its annotations.
     """
     started, records, detections = time.perf_counter(), [], 0
     evaluator.reset()
@@ -359,7 +359,7 @@ def _read_rows(path: Path, settings: dict) -> dict[str, dict]:
     """Read the saved rows. Return an empty dictionary if the file does not exist.
 
     Raises:
-        UserError: the rows have other settings, or the file has another format.
+        UserError: the rows have different settings, or the file has a different format.
     """
     if not path.is_file():
         return {}
@@ -374,7 +374,7 @@ def _read_rows(path: Path, settings: dict) -> dict[str, dict]:
     plain = {key: value for key, value in settings.items() if key != "config"}
     if different := "; ".join(filter(None, (results.differences(before, plain), nested))):
         raise UserError(
-            f"{path.parent} contains results with other settings: {different}. Use the same "
+            f"{path.parent} contains results with different settings: {different}. Use the same "
             "settings, or choose another --output."
         )
     return rows

@@ -3,7 +3,7 @@
 The method `free` uses each batch for several updates (Shafahi et al. 2019, arXiv 1904.12843). One
 backward pass computes the gradients of the weights and of the images, and the images are perturbed
 between updates. An update costs as much as in standard training. Unlike in that paper, the next
-batch does not reuse the perturbations, because its images have other sizes. Perturbations start
+batch does not reuse the perturbations, because its images have different sizes. Perturbations start
 from a random point of the ball (Wong et al. 2020, arXiv 2001.03994).
 
 The method `pgd` attacks each batch before its update. This attack needs STEPS more backward passes.

@@ -170,7 +170,7 @@ def _read(folder: Path) -> Candidate:
 
 
 def _refuse_others(cfg: CfgNode, candidates: list[Candidate]) -> None:
-    """Reject candidates with other weights, other settings or other images than this run."""
+    """Reject candidates whose weights, settings or images differ from this run."""
     own = flatten(yaml.safe_load(cfg.dump()))
     weights = sha256(local_weights(cfg.MODEL.WEIGHTS)) if cfg.MODEL.WEIGHTS else None
     data: dict[float, list[str]] = {}
@@ -178,7 +178,7 @@ def _refuse_others(cfg: CfgNode, candidates: list[Candidate]) -> None:
         where = f"--choose-lr {candidate.folder}"
         if candidate.weights_sha256 != weights:
             raise UserError(
-                f"{where}: the run started from other weights "
+                f"{where}: the run started from different weights "
                 f"({candidate.config.get('MODEL.WEIGHTS')}) than this run ({cfg.MODEL.WEIGHTS}). "
                 "The best learning rate depends on the weights. Give runs with the same weights."
             )
@@ -190,7 +190,7 @@ def _refuse_others(cfg: CfgNode, candidates: list[Candidate]) -> None:
         if differ:
             more = f"; and {len(differ) - LISTED} more" if differ[LISTED:] else ""
             raise UserError(
-                f"{where}: the run has other settings: {'; '.join(differ[:LISTED])}{more}. "
+                f"{where}: the run has different settings: {'; '.join(differ[:LISTED])}{more}. "
                 "Candidates may differ only in SOLVER.BASE_LR, SEED and DATASETS.HELD_OUT."
             )
         if candidate.held_out not in data:
@@ -202,8 +202,8 @@ def _refuse_others(cfg: CfgNode, candidates: list[Candidate]) -> None:
             )
         if candidate.data != data[candidate.held_out]:
             raise UserError(
-                f"{where}: the run has other training images, or their annotations have changed. "
-                f"Train the candidates on the current {', '.join(cfg.DATASETS.TRAIN)}."
+                f"{where}: the run used different training images, or their annotations have "
+                f"changed. Train the candidates on the current {', '.join(cfg.DATASETS.TRAIN)}."
             )
 
 

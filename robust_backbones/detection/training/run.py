@@ -144,7 +144,7 @@ _CONSOLE = (
 def _is_for_console(record: logging.LogRecord) -> bool:
     """Return whether a message is shown on the console.
 
-    Detectron2 warns about each tensor that is not in the weights or has another shape. Strict
+    Detectron2 warns about each tensor that is not in the weights or has a different shape. Strict
     loading reports the errors among them.
     """
     if record.name.startswith(("fvcore", "detectron2.checkpoint")):
@@ -270,7 +270,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     path = checkpointer.get_checkpoint_file() if last else cfg.MODEL.WEIGHTS
     if not path or not cfg.DATASETS.TEST:
         key = "DATASETS.TEST" if path else "MODEL.WEIGHTS"
-        raise UserError(f"--eval-only: {key} is empty. Give one.")
+        raise UserError(f"--eval-only: {key} is empty. Set it.")
     checkpointer.use_input(cfg)
     checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)

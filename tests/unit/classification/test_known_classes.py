@@ -22,7 +22,10 @@ PETS = ("cat", "dog", "hen")
     ("found", "message"),
     [
         (PETS, None),
-        (("dog", "cat", "hen"), "w.pt: class 0 is 'cat', but 'dog' in pets. .* in another order"),
+        (
+            ("dog", "cat", "hen"),
+            "w.pt: class 0 is 'cat', but 'dog' in pets. .* in a different order",
+        ),
         (("cat", "dog", "pig"), "class 2 is 'hen', but 'pig' in pets. Choose the data that"),
         (("cat", "dog"), "class 2 is 'hen', but 'missing' in pets"),
         ((*PETS, "pig"), "class 3 is 'missing', but 'pig' in pets"),

@@ -40,7 +40,7 @@ def test_no_images():
 
 def test_a_class_without_images():
     labels = torch.tensor([0, 2])
-    with pytest.raises(UserError, match=r"no image of classes \[1, 3\].* of the 4 classes"):
+    with pytest.raises(UserError, match=r"no images of classes \[1, 3\].* of the 4 classes"):
         mean_per_class(labels, labels, 4)
 
 

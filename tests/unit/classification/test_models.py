@@ -96,7 +96,7 @@ TRANSFERRED = (
 
 @pytest.fixture(scope="module", params=TRANSFERRED)
 def found(request, tmp_path_factory):
-    """A checkpoint of each architecture, with other classes than the task."""
+    """A checkpoint of each architecture, with different classes than the task."""
     path = tmp_path_factory.mktemp("arch") / "network.pth"
     torch.save(random_network(request.param, 7).state_dict(), path)
     found = read_checkpoint(path)

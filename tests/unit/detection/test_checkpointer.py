@@ -131,7 +131,7 @@ def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
 
 
 def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
-    with pytest.raises(UserError, match="tensors are missing or have another shape"):
+    with pytest.raises(UserError, match="tensors are missing or have a different shape"):
         run.evaluate(small(tmp_path, resnet18_backbone), resume=False)
 
 

@@ -1,4 +1,4 @@
-"""The table of datasets, embedded data, splits, subsets and fingerprints."""
+"""The table of datasets, bundled data, splits, subsets and fingerprints."""
 
 import hashlib
 import subprocess

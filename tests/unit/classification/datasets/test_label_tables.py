@@ -151,12 +151,12 @@ def test_ambiguous_images(folder):
     (folder / "more").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "more" / "3.png")
     with pytest.raises(
-        UserError, match="'3.png' may be 'images/3.png', 'more/3.png'. Write the fold"
+        UserError, match="'3.png' may be 'images/3.png', 'more/3.png'. Include the fold"
     ):
         read_table(write(folder))
     Image.new("RGB", (8, 8)).save(folder / "images" / "4.jpg")
     with pytest.raises(
-        UserError, match="'4' may be 'images/4.jpg', 'images/4.png'. Write the fold"
+        UserError, match="'4' may be 'images/4.jpg', 'images/4.png'. Include the fold"
     ):
         read_table(write(folder, rows=["4,cat", "5,dog"]))
 

@@ -122,7 +122,7 @@ def test_downscaled_images_are_a_question():
     "more, caution",
     [
         ({"simulated": True}, "Simulated"),
-        ({"tasks": ("digits",)}, "digits: small embedded data"),
+        ({"tasks": ("digits",)}, "digits: small bundled data"),
         ({"selection": "test"}, "chosen on the test images"),
     ],
 )

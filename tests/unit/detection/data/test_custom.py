@@ -132,7 +132,7 @@ def test_a_missing_folder_of_own_data_is_not_sought_elsewhere(tmp_path):
 
 def test_registered_data_have_the_classes_of_the_others(tmp_path):
     text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
-    with pytest.raises(UserError, match="'digit_scenes_val' has other classes .10: zero.*'a'"):
+    with pytest.raises(UserError, match="'digit_scenes_val' has different classes .10: zero.*'a'"):
         load(tmp_path, train=[text], test=["digit_scenes_val"])
 
 
@@ -248,7 +248,7 @@ def test_classes_that_differ_only_in_case_are_reported(tmp_path, caplog):
 
 def test_other_classes_are_refused(tmp_path):
     text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
-    with pytest.raises(UserError, match="has other classes .2: cat, dog. than the run .1: cat"):
+    with pytest.raises(UserError, match="has different classes .2: cat, dog. than the run .1: cat"):
         load(tmp_path, "DATASETS.CLASSES", "['cat']", train=[text])
 
 

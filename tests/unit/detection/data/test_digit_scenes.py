@@ -1,4 +1,4 @@
-"""The embedded scenes: exact, repeatable, without leakage, in both layouts."""
+"""The bundled scenes: exact, repeatable, without leakage, in both layouts."""
 
 import json
 import multiprocessing

@@ -199,7 +199,7 @@ def refused(run, tmp_path, backbone):
         "CfgNode key": ((small(run, final), None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING"),
         "other model": (
             (run, None, None, ["MODEL.FPN.OUT_CHANNELS", 8]),
-            "tensors are missing or have another shape",
+            "tensors are missing or have a different shape",
         ),
         "device": ((run, None, "gpu"), "device 'gpu' is unknown. Use 'cuda', 'cuda:1' or 'cpu'"),
     }

@@ -183,7 +183,7 @@ def test_rows_of_other_settings_are_refused(study, change, message):
     study.run(plan("clean"))
     settings = study.found.settings(seed=0)
     settings["config"] = settings["config"] | change.pop("config", {})
-    with pytest.raises(UserError, match=f"with other settings: {message}. Use the same"):
+    with pytest.raises(UserError, match=f"with different settings: {message}. Use the same"):
         study.run(plan("clean"), settings | change)
 
 

@@ -170,9 +170,9 @@ REFUSED = {
     same_rate: "high and .*low have the same SOLVER.BASE_LR, 0.02",
     on_test_images: "low: the run was evaluated on its test images",
     other_division: "DATASETS.HELD_OUT is 0.5, but another candidate has 0.4",
-    other_settings: "low: the run has other settings: SOLVER.MAX_ITER is 9 there, 2 here",
-    other_weights: "low: the run started from other weights",
-    other_images: "low: the run has other training images",
+    other_settings: "low: the run has different settings: SOLVER.MAX_ITER is 9 there, 2 here",
+    other_weights: "low: the run started from different weights",
+    other_images: "low: the run used different training images",
     all_diverged: "no candidate has an AP",
 }
 
