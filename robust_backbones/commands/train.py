@@ -117,8 +117,8 @@ def _problem(args: argparse.Namespace) -> str:
     if machines > 1 and (url == "auto" or host and is_own_address(host["host"] or "")):
         return (
             f"--num-machines {machines}: --dist-url {url} is not an address that other machines "
-            "reach. Give the first machine's, such as --dist-url tcp://10.0.0.1:29500, on all "
-            "machines"
+            "reach. On every machine, give the address of the first one, such as --dist-url "
+            "tcp://10.0.0.1:29500"
         )
     return ""
 

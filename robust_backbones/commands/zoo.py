@@ -175,7 +175,7 @@ def _table(args: argparse.Namespace) -> None:
     _print_others(
         "L∞-robust models, ε = 4/255", "AutoAttack", [(m, m.robust_accuracy) for m in robust]
     )
-    _print_others("L∞-robust image towers of CLIP", "AutoAttack", [(m, None) for m in towers])
+    _print_others("L∞-robust CLIP image towers", "AutoAttack", [(m, None) for m in towers])
     rest = [(m, m.corruption_accuracy) for m in others if not m.constraint]
     _print_others("Models trained for shape or common corruptions", "ImageNet-C", rest)
     print(_REFUSED_HEAD)

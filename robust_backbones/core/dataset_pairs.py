@@ -12,9 +12,9 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.paths import expand
 
 KIND = re.compile(rf"(?:(?P<name>[\w.-]+)=)?(?P<kind>{'|'.join(FORMS)}):(?P<paths>.+)")
-ROBOFLOW = "_annotations.coco.json"  # annotation file in each folder of a COCO export of Roboflow
+ROBOFLOW = "_annotations.coco.json"  # annotation file in each folder of a COCO export from Roboflow
 # Forms with both sets. Other forms have one set, and need a second one to test on.
-PAIRS = """coco:FOLDER (train2017/, val2017/ and annotations/, or an export of Roboflow),
+PAIRS = """coco:FOLDER (train2017/, val2017/ and annotations/, or a Roboflow export),
 voc:ROOT (with ImageSets, or split at random), yolo:data.yaml,
 mask:FOLDER (images/train, images/val, masks/train, masks/val)"""
 # Folders in `mask:FOLDER`, including MMSegmentation's and ADE20K's.
@@ -58,7 +58,7 @@ def _is_pair(kind: str, paths: str) -> bool:
 
 
 def _coco(folder: Path) -> tuple[str, str] | None:
-    """Find the two sets in the official folders, or in an export of Roboflow."""
+    """Find the two sets in the official folders, or in a Roboflow export."""
     _require(folder)
     files = {path.parent.name: path for path in sorted(folder.glob(f"*/{ROBOFLOW}"))}
     official = sorted((folder / "annotations").glob("instances_*.json"))

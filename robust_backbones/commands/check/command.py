@@ -48,7 +48,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--imagenet",
         type=path,
         metavar="DIR",
-        help="folder of ImageNet with val/<class>/<image>, or its folder val. The accuracy of the "
+        help="ImageNet folder with val/<class>/<image>, or its folder val. The accuracy of the "
         "weights is measured on it and compared with the published one (default: not measured)",
     )
     add(
