@@ -45,7 +45,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
 def _check_structure(data: bytes) -> None:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER])
     if order is None:
-        raise ValueError("it does not have version 5")
+        raise ValueError("it is not a version 5 file")
     for kind, element in _elements(data[_HEADER:], order, packed=True):
         if kind == _COMPRESSED:
             decompressor = zlib.decompressobj()

@@ -137,7 +137,7 @@ def open_test_folder(
         shown = ", ".join(f"'{each}'" for each in unknown[:SHOWN])
         more = f" and {len(unknown) - SHOWN} more" if unknown[SHOWN:] else ""
         raise UserError(
-            f"{found.folder}: {test.name} has no class {shown}{more}. Name the folders like the "
+            f"{found.folder}: {test.name} has no class {shown}{more}. Name the folders after the "
             f"classes of {test.name}, such as '{test.class_names[0]}'."
         )
     for note in found.skipped_note:

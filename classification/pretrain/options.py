@@ -73,7 +73,7 @@ def _data_options(p: Parser) -> None:
         "--held-out",
         type=cli.share,
         default=0.0,
-        help="fraction of each class of the training images, in [0, 1), to test on instead of the "
+        help="fraction of the training images of each class, in [0, 1), to test on instead of the "
         "test images; use it to choose hyperparameters",
     )
     add("--output", type=cli.path, metavar="DIR", required=True, help="folder for this run")

@@ -162,7 +162,7 @@ def _protocol_options(p: Parser) -> None:
         "--held-out",
         type=cli.fraction,
         default=0.2,
-        help="fraction of each class of the training images to select on, in (0, 1)",
+        help="fraction of the training images of each class to select on, in (0, 1)",
     )
     add("--seed", type=cli.seed, default=0, help="random seed of the first trial")
 
@@ -251,7 +251,7 @@ def _test_options(p: Parser) -> None:
     add(
         "--attack-batch-size",
         type=cli.count,
-        help="images per batch of --attack, on which the random starts depend (default: "
+        help="images per batch of --attack; the random starts depend on it (default: "
         f"{defaults.attack_batch_size})",
     )
     add(

@@ -235,7 +235,7 @@ KINDS = [
     ),
     Kind("DDP, `torch.compile`, Lightning prefixes", saved(prefixed("model.module._orig_mod."))),
     Kind("Lightning module with a loss", saved(with_loss)),
-    Kind("`AveragedModel` of PyTorch", saved(lambda s: AveragedModel(network(s)).state_dict())),
+    Kind("PyTorch's `AveragedModel`", saved(lambda s: AveragedModel(network(s)).state_dict())),
     Kind("MMPretrain: `backbone.*` and `head.fc.*`", saved(mmpretrain)),
     Kind(
         "`nn.Sequential(normalization, network)`",

@@ -161,7 +161,7 @@ KINDS = (
     _plain("CMYK", ".jpg", pillow("JPEG", Image.fromarray(RGB).convert("CMYK")), "cmyk"),
     _plain("CMYK TIFF", ".tif", pillow("TIFF", Image.fromarray(RGB).convert("CMYK")), "cmyk"),
     _plain("YCbCr TIFF", ".tif", pillow("TIFF", Image.fromarray(RGB).convert("YCbCr"))),
-    _plain("PNG called .jpg", ".jpg", pillow("PNG"), "format"),
+    _plain("PNG named .jpg", ".jpg", pillow("PNG"), "format"),
     *(_turned(f"EXIF orientation {turn}", ".png", "PNG", turn) for turn in range(2, 9)),
     _turned("TIFF with EXIF orientation", ".tif", "TIFF", 6),
     _turned("WebP with EXIF orientation", ".webp", "WEBP", 6, lossless=True),
@@ -221,7 +221,7 @@ KINDS = (
     ),
     Kind("HEIC without its plugin", ".heic", b"\0\0\0\x18ftypheic" + bytes(40), ("unreadable",)),
     Kind(
-        "EPS called .jpg",
+        "EPS named .jpg",
         ".jpg",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         ("unreadable",),

@@ -82,8 +82,8 @@ def _configuration(
     folder = path if path.is_dir() else path.parent
     if not (folder / "config.yaml").is_file():
         raise UserError(
-            f"{folder} contains no config.yaml of a run. Give the config file, and the weights as "
-            "the second argument."
+            f"{folder} contains no config.yaml from a run. Give the config file, and the weights "
+            "as the second argument."
         )
     if weights is None:
         given = ["MODEL.WEIGHTS", str(_last_checkpoint(path) if path.is_dir() else path)]

@@ -12,8 +12,14 @@ FIRST = "tcp://10.0.0.1:29500"
     "words, message",
     [
         (["--num-machines", "2"], "--num-machines 2: --dist-url auto is not an address that other"),
-        (["--num-machines", "2", "--dist-url", "tcp://127.0.0.1:4"], "give the address of the first"),
-        (["--num-machines", "2", "--dist-url", "tcp://localhost:4"], "give the address of the first"),
+        (
+            ["--num-machines", "2", "--dist-url", "tcp://127.0.0.1:4"],
+            "give the address of the first",
+        ),
+        (
+            ["--num-machines", "2", "--dist-url", "tcp://localhost:4"],
+            "give the address of the first",
+        ),
         (["--num-machines", "2", "--dist-url", "10.0.0.1:4"], "is invalid. Give tcp://HOST:PORT"),
         (["--machine-rank", "1"], "--machine-rank 1 must be below --num-machines 1"),
         (["--machine-rank", "-1"], "--machine-rank"),

@@ -71,7 +71,7 @@ MESSAGES = {
     "HTML page": r"\(HTML or XML\)\. Replace or remove it",
     "Git LFS pointer": r"\(a Git LFS pointer\)\. Run: git lfs pull",
     "HEIC without its plugin": r"\(a HEIC image\)\. Run: pip install pillow-heif",
-    "EPS called .jpg": r"\(unknown image format\)",
+    "EPS named .jpg": r"\(unknown image format\)",
     "float TIFF with NaN": r"\(some values are not finite\)",
 }
 

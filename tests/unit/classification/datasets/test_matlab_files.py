@@ -96,7 +96,7 @@ def test_malformed_files(tmp_path, data, message):
 def test_unsupported_versions(tmp_path, data):
     path = tmp_path / "a.mat"
     path.write_bytes(data)
-    with refuses("it does not have version 5", path):
+    with refuses("it is not a version 5 file", path):
         read_matlab(path)
 
 
