@@ -53,7 +53,7 @@ lock: ## resolve requirements.lock from setup.py (needs uv); UPGRADE=--upgrade t
 	uv pip compile setup.py --extra dev --extra docs --group lock --universal --python-version 3.10 $(UPGRADE) \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-demo: $(READY) ## pretrain, convert, detect and compare on embedded data (about 12 minutes)
+demo: $(READY) ## pretrain, convert, detect and compare on bundled data (about 12 minutes)
 	$(BIN)/python tools/demo.py
 
 docs: $(READY) ## build the documentation, output/site/index.html
