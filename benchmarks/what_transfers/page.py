@@ -111,7 +111,7 @@ def page(results: Path, figures: Path) -> str:
     )
     text = (HERE / "page.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(text).render(
-        answers=[answer["text"] for answer in answers],
+        answers=[(answer["question"].partition(" (")[0], answer["text"]) for answer in answers],
         tables=tables,
         pretraining=pretraining(results),
         autoattack=autoattack(results),

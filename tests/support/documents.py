@@ -195,7 +195,7 @@ def _stopping():
 def programs() -> list[str]:
     """All that can be run: modules with `python -m`, scripts by path."""
     found = []
-    scripts = ("tools", "benchmarks", "benchmarks/photographs")
+    scripts = ("tools", "benchmarks", "benchmarks/photographs", "benchmarks/what_transfers")
     for folder in ("robust_backbones", "classification", *scripts):
         for path in sorted((ROOT / folder).glob("[!_]*.py")):
             if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
