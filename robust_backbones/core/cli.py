@@ -97,7 +97,9 @@ def by_kind(values: Mapping[str, object]) -> str:
     return ", ".join(parts)
 
 
-_ONE_OF = re.compile(r"one of the arguments (.*) is required")  # message of argparse
+# Messages of argparse
+_ONE_OF = re.compile(r"one of the arguments (.*) is required")
+_VALUE_OF_FLAG = re.compile(r"argument (.*): ignored explicit argument (.*)")
 _PRINT_AND_EXIT = (argparse._HelpAction, argparse._VersionAction)
 
 
@@ -220,6 +222,8 @@ class Parser(argparse.ArgumentParser):
         """Print the error with a reference to --help, and exit with code 2."""
         if found := _ONE_OF.fullmatch(message):
             message = f"give {either(found[1].split())}"
+        elif found := _VALUE_OF_FLAG.fullmatch(message):
+            message = f"{found[1]} takes no value, but {found[2]} is given"
         unknown: list[str] = []
         if "arguments are required: " in message:  # an option may be misspelled
             unknown = [word for word in self._typed if self._is_unknown_option(word)][:1]

@@ -41,6 +41,7 @@ ERRORS = [
     (["--norm", "l2", "--st", "3"], "error: --st is not an option. Did you mean --steps?"),
     (["--norm", "l2", "word"], "error: word is not expected here (see"),
     (["--norm", "l2", "--epochs=3"], "error: --epochs is not an option. Set steps instead (see"),
+    (["--norm", "l2", "--fast=3"], "error: --fast takes no value, but '3' is given (see"),
     (["--norm", "l2", "--steps", "0"], "'0' is not a whole number of at least 1"),
     (["--norm", "l2", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
     (["--norm", "l2", "--seed", "1.5"], "'1.5' is not a whole number of at least 0"),
