@@ -23,7 +23,5 @@ def test_saved_results_are_small(page):
 
 def test_a_table_of_the_report_loses_columns(page, tmp_path):
     file = tmp_path / "table.md"
-    file.write_text(
-        "# Title\n\nText.\n\n| mode | task | a |\n| --- | --- | ---: |\n| x | y |  |\n"
-    )
+    file.write_text("# Title\n\nText.\n\n| mode | task | a |\n| --- | --- | ---: |\n| x | y |  |\n")
     assert page["table"](file) == ["| mode | a |", "| --- | ---: |", "| x |  |"]
