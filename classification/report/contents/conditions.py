@@ -167,7 +167,7 @@ def calibrated(results: Results, group: Group) -> list[Section]:
         "Lower is better, except for the accuracy. NLL is the negative log-likelihood. The Brier "
         "score is the squared error of the probabilities, from 0 to 2. ECE is the expected "
         "calibration error over bins with equal numbers of images. It is biased upward with few "
-        "images, and its interval corrects for this bias. Scaled: the logits are divided "
+        "images, and its interval corrects for part of this bias. Scaled: the logits are divided "
         "by a temperature that was chosen on validation images. The last column is the accuracy on "
         "the 80 % of the images with the highest confidence. Intervals are over test images only, "
         "so there are no verdicts."
