@@ -7,10 +7,12 @@ The page contains tables and figures of the report on these results.
 """
 
 import argparse
+import csv
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from statistics import fmean
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -67,16 +69,28 @@ def pretraining(results: Path) -> list[list[str]]:
 
 
 def autoattack(results: Path) -> list[list[str]]:
-    """Return the rows of the table of AutoAttack: mode, eps, accuracies in percent.
+    """Return the rows of the table of AutoAttack: mode, eps, images, accuracies in percent.
 
-    The accuracies are clean and under PGD, on all test images, and under AutoAttack.
+    The accuracies are under PGD and under AutoAttack, on the same images.
     """
     rows = []
     for record in records.read([results / "autoattack"])[0]:
-        attacks = {each["attack"]["family"]: each for each in record.metrics["conditions"]}
-        shown = (record.metrics["accuracy"], *(attacks[f]["accuracy"] for f in sorted(attacks)))
-        rows.append([record.mode, f"{record.eps:g}", *(f"{value:.1f}" for value in shown)])
+        pgd, auto = (
+            _correct(record.path.parent / condition["file"])
+            for family in ("pgd", "autoattack")
+            for condition in record.metrics["conditions"]
+            if condition["attack"]["family"] == family
+        )
+        shares = [100 * fmean(found[index] for index in auto) for found in (pgd, auto)]
+        shown = (f"{share:.0f}" for share in shares)
+        rows.append([record.mode, f"{record.eps:g}", str(len(auto)), *shown])
     return sorted(rows)
+
+
+def _correct(file: Path) -> dict[str, int]:
+    """Return whether the first trial classifies each image correctly, by the image's index."""
+    with open(file, newline="", encoding="utf-8") as lines:
+        return {row["index"]: int(row["right0"]) for row in csv.DictReader(lines)}
 
 
 def _shifted(results: Path) -> int:
