@@ -40,7 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=200, help="samples per row (default: 200)")
     args = parser.parse_args()
-    print("| images | temperature | true ECE, % | covered, %: NLL | Brier | ECE |")
+    print(
+        "| test images | temperature | true ECE, % | NLL covered, % | Brier score covered, % "
+        "| ECE covered, % |"
+    )
     print("|---|---|---|---|---|---|")
     for temperature in TEMPERATURES:
         many = summarize([draw(MANY, temperature, 0)], [None], None)

@@ -37,7 +37,7 @@ def text(parts: Sequence[dict], runs: Path, study: Path, report: Path) -> str:
     Args:
         parts: parts of the study, as plain values and `Placeholders`. The entry `COMMENT` is a
             comment.
-        runs: folder of the results.
+        runs: folder for the results.
         study: path of the study file, for its comments.
         report: folder of the report, for the comments.
     """

@@ -138,8 +138,8 @@ def recognize(
         if any(map(_OF_TORCHVISION.match, tensors)):
             fix = "Use timm's weights for the same network, timm://NAME.TAG. "
         raise UserError(
-            f"{source}: the network is not supported. {description}. {fix}Supported of torchvision "
-            f"are {', '.join(ARCHS)}."
+            f"{source}: the network is not supported. {description}. {fix}Supported torchvision "
+            f"networks: {', '.join(ARCHS)}."
         )
     nearest = expected or likely
     lines = _differences(tensors, nearest)

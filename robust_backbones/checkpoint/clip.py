@@ -55,6 +55,6 @@ def image_tower(
         else:
             raise UserError(
                 f"{source}: '{key}' is neither in the image tower nor in the text tower of a "
-                "CLIP model. Save only the state_dict of the CLIP."
+                "CLIP model. Save only the state_dict of the CLIP model."
             )
     return tensors, dropped

@@ -4,8 +4,8 @@ Examples:
   robust-backbones demo
   robust-backbones demo --segmentation
 
-Writes output/demo/index.html. Repeat the command to continue: finished stages are skipped. Remove
-the folder to start again.
+Writes output/demo/index.html. Repeat the command to resume. Finished stages are skipped. Delete
+the folder to start over.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--output", type=path, default=Path("output/demo"), metavar="DIR", help="folder of the demo"
+        "--output", type=path, default=Path("output/demo"), metavar="DIR", help="output folder"
     )
     parser.add_argument(
         "--segmentation",

@@ -28,11 +28,11 @@ from robust_backbones.core.picture_grid import arrange
 SHEET = 2  # number of scenes in the picture
 COLORS = ("#0072b2", "#d55e00")  # of the networks in the figures
 NEXT_STEPS = {  # what to do next: command
-    "Would a robust backbone transfer better to your images? Give a folder that has one folder of "
-    "images for each class. The command prints its cost before it starts.": (
+    "Would a robust backbone transfer better to your images? Give a folder that contains one "
+    "folder of images for each class. The command prints its cost before it starts.": (
         "robust-backbones compare /data/my_photos"
     ),
-    "The same question for detectors, on boxes in COCO's format (or voc:..., yolo:...):": (
+    "Ask the same question about detectors, with boxes in COCO's format (or voc:..., yolo:...):": (
         "robust-backbones compare cells=coco:/data/cells/images:/data/cells/train.json "
         "--test cells_val=coco:/data/cells/images:/data/cells/val.json"
     ),

@@ -78,7 +78,7 @@ def parser(description: str) -> Parser:
         "--output",
         type=path,
         metavar="DIR",
-        help="folder of the results (default: a folder in OUTPUT_DIR)",
+        help="folder for the results (default: a folder in OUTPUT_DIR)",
     )
     return shared
 

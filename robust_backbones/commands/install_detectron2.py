@@ -66,7 +66,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help=f"replace an installed {DISTRIBUTION} without the current patches",
+        help=f"replace an installed {DISTRIBUTION} that lacks the current patches",
     )
     return parser.parse_args(argv)
 

@@ -65,7 +65,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="headings of the first and the second detections (default: their paths)",
+        help="headings for the first and second detections (default: their paths)",
     )
     add("--images", type=count, default=20, help="number of random images")
     add("--seed", type=whole, default=0, help="random seed for the choice of images")

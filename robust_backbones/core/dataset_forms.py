@@ -21,7 +21,7 @@ LAYOUTS = f"""datasets of your own:
     Without ImageSets, the folders may have any names, and SPLIT is train (80 % of the images,
     chosen at random), val (the others) or all.
   {_ALL[2]}
-    data.yaml of Ultralytics, with the splits train, val, test; polygons become masks
+    Ultralytics data.yaml with the splits train, val, test; polygons become masks
   {_ALL[3]}
     for semantic segmentation: folder of the images, folder of PNG masks with the same names. The
     values are class indices, 255 is ignored. MASKS/classes.txt names one class per line."""

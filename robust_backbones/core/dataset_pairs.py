@@ -104,7 +104,7 @@ def _yolo(file: Path) -> tuple[str, str] | None:
         splits = {key for key, value in contents.items() if value}
     except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"DATA yolo:{file}: not a data.yaml of Ultralytics ({reason}).") from None
+        raise UserError(f"DATA yolo:{file}: not an Ultralytics data.yaml ({reason}).") from None
     test = next((split for split in ("test", "val") if split in splits), None)
     return (f"{file}:train", f"{file}:{test}") if test and "train" in splits else None
 

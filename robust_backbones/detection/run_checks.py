@@ -94,7 +94,7 @@ def _check_kind(cfg: CfgNode, name: str) -> None:
     if kind in ("coco", "pascal_voc") and meta == SEGMENTOR:
         raise UserError(
             f"dataset '{name}' has objects, but MODEL.META_ARCHITECTURE is {meta}, which needs "
-            "semantic masks. Give NAME=mask:IMAGES:MASKS, or use a config of a detector."
+            "semantic masks. Give NAME=mask:IMAGES:MASKS, or use a detector config."
         )
 
 

@@ -163,14 +163,14 @@ def few_images(results: Results, group: Group) -> list[Section]:
                 }
             )
     text = [
-        "How many labels is robustness worth? Accuracy in percent against the number of training "
-        "images per class, which is a mean if the classes have different sizes. Each trial draws "
-        "its own images. Each number is the mean over trials, with the lowest and the highest "
-        "trial. The best eps is chosen for each number of images. p-values are corrected for the "
-        "number of tasks and numbers of images.",
+        "Accuracy in percent for different numbers of training images per class. The number is a "
+        "mean if the classes have different sizes. Each trial draws its own images. Each accuracy "
+        "is the mean over trials, with the lowest and the highest trial. The best eps is chosen "
+        "for each number of images. p-values are corrected for all tasks and numbers of images.",
         "The last column is the number of images per class with which the standard network is as "
         "accurate as the robust one in this row. It is interpolated on the standard curve, "
-        "linearly in the logarithm, and missing outside the measured range.",
+        "linearly in the logarithm of the number of images. It is missing outside the measured "
+        "range.",
         verdict_words.how(results.rules),
         *verdict_words.about(contest for own in curves.values() for contest in own.values()),
     ]

@@ -60,7 +60,7 @@ def detect(settings: CheckSettings, model: Any) -> Outcome:
     invalid = int((~boxes.isfinite()).any(1).sum() + (~scores.isfinite()).sum())
     if not len(boxes) or invalid:
         raise UserError(
-            f"{len(boxes)} boxes, {invalid} boxes or scores are not finite. Install matching "
-            "versions of torch and torchvision."
+            f"the detector returned {len(boxes)} boxes. {invalid} boxes or scores are not finite. "
+            "Install matching versions of torch and torchvision."
         )
     return Outcome(f"{len(boxes)} boxes with random heads", facts={"boxes": len(boxes)})

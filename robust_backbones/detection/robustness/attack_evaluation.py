@@ -45,7 +45,7 @@ def evaluate(
     Args:
         config: config file of the detector.
         overrides: changes to the config, `KEY VALUE` pairs in a flat list.
-        output: folder of the results; None for `OUTPUT_DIR/attack_<constraint>`.
+        output: folder for the results; None for `OUTPUT_DIR/attack_<constraint>`.
         dataset: registered or custom dataset; None for `DATASETS.TEST`.
         constraint: norm of the perturbation, `"linf"` or `"l2"`.
         radii: perturbation radii, for images in [0, 1].

@@ -37,7 +37,7 @@ def evaluate(
     Args:
         config: config file of the detector.
         overrides: changes to the config, `KEY VALUE` pairs in a flat list.
-        output: folder of the results; None for `OUTPUT_DIR/corruptions`.
+        output: folder for the results; None for `OUTPUT_DIR/corruptions`.
         dataset: registered or custom dataset; None for `DATASETS.TEST`.
         kinds: names of corruptions, or of groups in `corruptions.GROUPS`; None for all corruptions.
         severities: severities to evaluate, integers from 1 to 5.

@@ -126,7 +126,7 @@ def test_the_page_has_a_title_above_each_picture_and_no_external_reference(page)
 def test_the_page_names_the_attacks_with_their_units(page):
     text = (page[1] / "index.html").read_text(encoding="utf-8")
     assert "PGD, 3 steps, L2 eps 1" in text  # of the training
-    assert "PGD, 10 steps, L2 eps 1: the norm" in text
+    assert "PGD, 10 steps, L2 eps 1. Eps bounds" in text
     assert text.count("<svg") == 3
 
 

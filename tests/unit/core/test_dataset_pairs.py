@@ -69,7 +69,7 @@ REFUSED = {
     "voc:{0}": r"the splits \(left, right\) have no training and test set",
     "yolo:{0}/data.yaml": "has no test images. Give them with --test yolo:",
     "yolo:{0}/none.yaml": "the file does not exist. Give a data.yaml",
-    "yolo:{0}/a.json": "not a data.yaml of Ultralytics",
+    "yolo:{0}/a.json": "not an Ultralytics data.yaml",
     "mask:{0}": "no training and test set found. Give .* with the folders images/train",
     "mask:{0}:{0}": "has no test images. Give them with --test mask:",
     "voc_2012_train": "has no test images. Give them with --test",
