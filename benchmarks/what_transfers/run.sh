@@ -12,7 +12,7 @@ test -d $out/pretraining || python benchmarks/photographs/prepare.py classes $ou
     --classes airplane automobile bird cat deer --train 5000 --test 1000
 test -d $out/cifar || python benchmarks/photographs/prepare.py classes $out $out/cifar \
     --classes dog frog horse ship truck --train 200 --test 1000
-# The shift: objects of four of these classes, cut out of COCO's photographs.
+# The shift: objects from four of these classes, cropped from COCO photographs.
 test -d $out/objects || python benchmarks/photographs/prepare.py objects --least 5 \
     "coco:$DATA/coco/train2017:$DATA/coco/annotations/instances_train2017.json" \
     "coco:$DATA/coco/val2017:$DATA/coco/annotations/instances_val2017.json" $out/objects

@@ -10,7 +10,7 @@ from classification.study.file import escape
 
 COMMENT = "#"  # key of a part for a comment above it
 _HEAD = """\
-# Written by robust-backbones compare. The same command runs this file, also after you edit it.
+# Written by robust-backbones compare. The same command runs this file, even after you edit it.
 # These commands do the same by hand:
 #   robust-backbones study run {study}
 #   robust-backbones report {runs} --study {study} --output {report}

@@ -26,7 +26,7 @@ the form `ARCH_NORM_epsNUMBER_SOURCE`. The SOURCE is omitted for the models of S
 RobustBench's names are accepted too, such as `Liu2023Comprehensive_ConvNeXt-B`.
 
 - ε applies to images in [0, 1]: the L2 norm over a 3×224×224 image, or the L∞ distance per pixel
-  value. Names give L∞ in units of 1/255. `eps0` is the standard model of the same recipe.
+  value. Names give L∞ in units of 1/255. `eps0` is the standard model with the same recipe.
 - **AutoAttack**: accuracy under AutoAttack with L∞ 4/255. **ImageNet-C**: accuracy on common
   corruptions. Both are RobustBench's numbers. **ImageNet**: top-1 accuracy, from the paper of
   Salman et al. 2020 on all 50,000 images, and from RobustBench on 5,000.
