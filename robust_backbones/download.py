@@ -241,7 +241,7 @@ def _transfer(url: str, part: Path) -> None:
         if (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
             mode = "ab"
         elif response.status == 206:
-            raise DownloadError("the server sent another part of the file than requested")
+            raise DownloadError("the server sent a different part of the file than requested")
         else:
             start, mode = 0, "wb"
         length = response.headers.get("Content-Length")

@@ -247,7 +247,7 @@ def _of_open_clip(config: dict, source: str) -> Stated:
     if other:
         raise UserError(
             f"{source}: the image tower is not supported: its configuration has {other}, and no "
-            "timm network is the same."
+            "timm network matches it."
         )
     statistics = PRESETS["clip"].of(ZOO)
     if images.get("mean") and images.get("std"):

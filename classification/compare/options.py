@@ -156,7 +156,7 @@ def _image_options(p: Parser) -> None:
 
 def _detector_options(p: Parser) -> None:
     add = p.add_argument_group("detection").add_argument
-    add("--config", type=cli.location, metavar="FILE", help="config file of the detectors")
+    add("--config", type=cli.location, metavar="FILE", help="config file for the detectors")
     add("--test", type=cli.location, metavar="DATA", help="test images, in the form of DATA")
     add(
         "--lr",

@@ -136,7 +136,7 @@ def parser(description: str) -> Parser:
         type=cli.location,
         metavar="WEIGHTS",
         help="evaluation classifier, which classifies the resulting images; it must have the same "
-        "classes and be another network than --weights",
+        "classes and be a different network from --weights",
     )
     what(
         "--dataset",

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         type=path,
         metavar="DIR",
-        help="folder of the page and the pictures",
+        help="folder for the page and the pictures",
     )
     add(
         "--config",
@@ -56,7 +56,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE",
-        help="draw the detections of one or two files coco_instances_results.json instead of "
+        help="draw the detections in one or two coco_instances_results.json files instead of "
         "running a detector",
     )
     add("--truth-only", action="store_true", help="draw only the annotations")
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--sort",
         choices=("dataset", "errors"),
         default="dataset",
-        help="order of the images; errors: images with most errors first",
+        help="order of the images; errors: images with the most errors first",
     )
     add("--show", type=count, help="draw the first N images (default: all)")
     add(

@@ -371,7 +371,7 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
     if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
         raise UserError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', which requires BGR images. Give a published "
-            f"model such as {SCHEME}resnet50_l2_eps3, a file of robust-backbones convert, or "
+            f"model such as {SCHEME}resnet50_l2_eps3, a file from robust-backbones convert, or "
             '"" for random weights.'
         )
 

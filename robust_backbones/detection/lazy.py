@@ -42,7 +42,7 @@ def use_weights(cfg: DictConfig, weights: str) -> None:
     }
     if "pixel_mean" not in _set_all(cfg, needed):
         raise UserError(
-            "The config has no pixel_mean. Give a config with a detector of Detectron2."
+            "The config has no pixel_mean. Give a config with a Detectron2 detector."
         )
     if "train" in cfg:
         cfg.train.init_checkpoint = weights

@@ -69,7 +69,7 @@ def local_weights(weights: str) -> Path:
     fault = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(
         f"MODEL.WEIGHTS '{weights}' {fault}. Give the checkpoint of a detector, a backbone "
-        f"of robust-backbones convert, a published model such as {SCHEME}resnet50_l2_eps3, or "
+        f"from robust-backbones convert, a published model such as {SCHEME}resnet50_l2_eps3, or "
         '"" for random weights.'
     )
 

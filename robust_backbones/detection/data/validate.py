@@ -245,7 +245,7 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
     objects = [thing for image in found.images for thing in image.objects if not thing.crowd]
     if not objects:
         raise UserError(
-            f"dataset '{name}': no object in {len(found.images)} images. Give annotated images."
+            f"dataset '{name}': no objects in {len(found.images)} images. Give annotated images."
         )
     if masks and not any(thing.segmentation for thing in objects):
         raise UserError(

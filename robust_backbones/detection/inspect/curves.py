@@ -52,7 +52,7 @@ def read(path: str | Path) -> Series:
             if isinstance(value, (int, float)) and math.isfinite(value):
                 series.setdefault(name, {})[now] = value
     if last < 0:
-        raise UserError(f"'{path}' contains no training iteration. Give the folder of a run.")
+        raise UserError(f"'{path}' contains no training iterations. Give the folder of a run.")
     return {name: values for name, values in series.items() if values}
 
 

@@ -305,7 +305,7 @@ def test_training_needs_objects(tmp_path):
     marks = coco(tmp_path)
     marks.write_text(json.dumps(json.loads(marks.read_text()) | {"annotations": []}))
     load(tmp_path, test=[f"a=coco:{tmp_path}:{marks}"])
-    with pytest.raises(UserError, match="dataset 'a': no object in 2 images. Give annot"):
+    with pytest.raises(UserError, match="dataset 'a': no objects in 2 images. Give annot"):
         load(tmp_path, train=[f"a=coco:{tmp_path}:{marks}"])
 
 
