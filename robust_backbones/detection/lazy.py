@@ -41,9 +41,7 @@ def use_weights(cfg: DictConfig, weights: str) -> None:
         "stride_in_1x1": metadata.get("stride_in_1x1", False),
     }
     if "pixel_mean" not in _set_all(cfg, needed):
-        raise UserError(
-            "The config has no pixel_mean. Give a config with a Detectron2 detector."
-        )
+        raise UserError("The config has no pixel_mean. Give a config with a Detectron2 detector.")
     if "train" in cfg:
         cfg.train.init_checkpoint = weights
 
