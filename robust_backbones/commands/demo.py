@@ -26,7 +26,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--segmentation",
         action="store_true",
-        help="also train and attack semantic segmentation models (about MINUTES more minutes)",
+        help="also train and attack semantic segmentation models",
     )
     return parser.parse_args(argv)
 

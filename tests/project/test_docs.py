@@ -19,6 +19,7 @@ from tests.support.documents import ROOT, SHELL
 # Programs of others, and what is checked of their arguments.
 OTHERS = {
     "cd",
+    "cp",
     "export",
     "git",
     "make",
