@@ -154,7 +154,7 @@ MISTAKES = {
     "with suffix": (
         lambda root: voc(root, {}, {"train": "a.jpg"}),
         "train",
-        "train.txt lists 'a.jpg', but .*a.jpg.xml does not exist. List the names of XML files, wi",
+        "train.txt lists 'a.jpg', but .*a.jpg.xml does not exist. List the names of XML files wi",
     ),
     "outside": (
         lambda root: voc(root, {}, {"train": "../a"}),
