@@ -69,7 +69,7 @@ REFUSED = [
         "For weights from another library, use timm://NAME.TAG, or torchvision://NAME.TAG",
     ),
     ("timm:vit_base_patch16_224", "For timm weights, use timm://vit_base_patch16_224"),
-    ("torchvision://resnet50", "no weights '' of resnet50. Choose from torchvision://resnet50."),
+    ("torchvision://resnet50", "no weights '' for resnet50. Choose from torchvision://resnet50."),
     ("timm/resnet50.a1_in1k", "on the Hugging Face Hub, use hf://timm/resnet50.a1_in1k."),
     ("hf-hub:timm/resnet50.a1_in1k", "hf://timm/resnet50.a1_in1k."),
     ("hf-hub:me/net", "For a model on the Hugging Face Hub, use hf://me/net."),
