@@ -21,15 +21,16 @@ CHECKS, PAGE = ROOT / "benchmarks/hardware", ROOT / "docs/results/hardware.md"
 HEAD = """\
 # Hardware
 
-What a GPU reaches, measured by one command in at most ten minutes:
+One command measures the speed and numerical accuracy of a GPU in at most ten minutes:
 
 ```
 robust-backbones check --device cuda --output check.json
 ```
 
 `ok` and `slow` compare a value with its bound, if it has one. A value without a bound is only
-reported. `--device cpu` measures the same with small networks. `python benchmarks/hardware.py`
-writes this page from the files in `benchmarks/hardware`.
+reported. `loader and step / step` is the speed of a training step that waits for the image loader,
+divided by the speed of the step alone. `--device cpu` measures the same with small networks.
+`python benchmarks/hardware.py` writes this page from the files in `benchmarks/hardware`.
 """
 
 

@@ -199,9 +199,10 @@ def _check_classes(text: str, train: dict, test: dict) -> None:
     tested = dict(zip(test["classes"], test["objects"], strict=True))
     untrained = [name for name, count in tested.items() if count and not trained.get(name)]
     if untrained:
+        which = "this class" if len(untrained) == 1 else "these classes"
         raise UserError(
-            f"DATA {text}: the training images have no {', '.join(untrained[:8])}, but the test "
-            "images have this class. Remove it, or split the images differently."
+            f"DATA {text}: no training images contain {', '.join(untrained[:8])}, but some test "
+            f"images do. Remove {which}, or split the images differently."
         )
 
 

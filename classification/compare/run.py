@@ -59,7 +59,9 @@ def run(request: Request) -> None:
         except UserError as error:
             if saved is None or not _shows_answer(request):
                 raise
-            print(f"note: no run is started. {error} The answer below is from the finished runs.")
+            print(
+                f"note: no runs were started. {error} The answer below is from the finished runs."
+            )
             _report(request)
             return
         print("\n".join(describe(networks)), flush=True)

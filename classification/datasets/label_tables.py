@@ -248,8 +248,9 @@ def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:
         found += exact or paths
     others = [name for name in missing if not has_image_suffix(name)]
     if unread := [name for name in others if os.path.isfile(root / name)]:
+        count = "1 listed file" if len(unread) == 1 else f"{len(unread)} listed files"
         raise UserError(
-            f"{path}: {len(unread)} listed files cannot be read as images: "
+            f"{path}: {count} cannot be read as images: "
             f"{describe_skipped(unread)}. Convert them, or remove the lines."
         )
     if missing:

@@ -28,8 +28,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--images-per-shard",
         type=count,
         default=1000,
-        help="images in a shard; choose N so that each reading worker of each process gets at "
-        "least one training shard",
+        help="images in a shard; choose N so that each data-loading worker of each process "
+        "gets at least one training shard",
     )
     return parser.parse_args(argv)
 

@@ -108,8 +108,9 @@ def _local(execution: Execution, runs: list[StudyRun]) -> Executor:
     wanted = execution.gpus != 0 and any(run.gpus for run in runs)
     found = visible_gpus() if wanted else []  # counting GPUs imports torch, which takes seconds
     if wanted and execution.gpus and execution.gpus > len(found):
+        visible = "1 GPU is" if len(found) == 1 else f"{len(found) or 'no'} GPUs are"
         raise UserError(
-            f"--num-gpus {execution.gpus}: {len(found) or 'no'} GPUs are visible on this machine. "
+            f"--num-gpus {execution.gpus}: {visible} visible on this machine. "
             + (f"Use --num-gpus {len(found)}." if found else "Omit --num-gpus to use the CPU.")
         )
     return Local(execution.jobs, found[: execution.gpus])

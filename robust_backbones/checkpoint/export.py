@@ -60,7 +60,7 @@ def detectron2_contents(source: Checkpoint) -> dict:
     """
     if source.arch not in RESNETS and not source.arch.startswith(TIMM):
         raise UserError(
-            f"{source.arch} cannot be a Detectron2 backbone. Supported are timm networks and "
+            f"{source.arch} cannot be a Detectron2 backbone. Choose a timm network or one of "
             f"{', '.join(RESNETS)}."
         )
     tensors, _ = backbone_tensors(source)

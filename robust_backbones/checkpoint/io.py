@@ -385,7 +385,7 @@ def _explain(error: Exception, path: Path, head: bytes) -> str:
         size = path.stat().st_size
         return f"the file is not a complete checkpoint ({size} bytes). Download it again."
     return (
-        f"the file is not a checkpoint (it begins with {head[:12]!r}). Supported are "
+        f"the file is not a checkpoint (it begins with {head[:12]!r}). Supported file extensions: "
         f"{', '.join(SUFFIXES)}."
     )
 

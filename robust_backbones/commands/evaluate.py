@@ -50,7 +50,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=Number(float, lambda v: v >= 0, "a number of at least 0, or inf"),
         default=[],
         help="also report AP by object size, the square root of the area: one interval between "
-        "each two neighboring values, such as 0 16 32 64 96 inf",
+        "each pair of neighboring values, such as 0 16 32 64 96 inf",
     )
     add(
         "--max-detections",

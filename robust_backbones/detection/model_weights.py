@@ -43,7 +43,7 @@ def _require_backbone(weights: str, arch: str) -> None:
     if arch not in RESNETS and not arch.startswith(TIMM):
         raise UserError(
             f"MODEL.WEIGHTS '{weights}' is a {arch}, which is not supported as a backbone. "
-            f"Supported are timm networks and {', '.join(RESNETS)}."
+            f"Choose a timm network or one of {', '.join(RESNETS)}."
         )
 
 

@@ -83,7 +83,7 @@ def moved(networks):
 def test_the_answer_is_shown_without_the_networks(copy, moved, capsys):
     run(copy, moved)
     printed = capsys.readouterr().out
-    assert "note: no run is started." in printed and moved[1] in printed
+    assert "note: no runs were started." in printed and moved[1] in printed
     report = json.loads((copy / "report" / "report.json").read_text())
     assert report["answers"][0]["text"] in printed
     assert moved[1] in error(capsys, copy, moved, "--more")

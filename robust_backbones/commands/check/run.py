@@ -95,7 +95,8 @@ def run(plan: Plan, output: Path | None) -> int:
     steps = "1 step" if failed == 1 else f"{failed} steps"
     print(f"{steps} failed" if failed else "all steps passed")
     if slow:
-        print(f"{slow} measurements are slower than expected")
+        measurements = "1 measurement is" if slow == 1 else f"{slow} measurements are"
+        print(f"{measurements} slower than expected")
     if plan.weights or failed:
         print("\nTo report this, paste the following block into an issue:\n")
         print(block(records), flush=True)

@@ -149,7 +149,7 @@ def _by_id(rows: list[dict], part: str, found: Annotations) -> dict:
             )
         by_id.setdefault(key, row)
     if len({type(key) is str for key in by_id}) > 1:
-        raise ValueError(f"the ids in '{part}' are both numbers and text")
+        raise ValueError(f"the ids in '{part}' are a mixture of numbers and text")
     # pycocotools breaks ties in the order of the ids.
     return dict(sorted(by_id.items()))
 

@@ -182,7 +182,7 @@ def explain_nan(
 
 
 def bucket_ranges(edges: Sequence[float]) -> dict[str, tuple[float, float]]:
-    """Return the range of areas between each two neighboring edges, as `{"0..16": (0, 256)}`.
+    """Return the range of areas between neighboring edges, as `{"0..16": (0, 256)}`.
 
     Raises:
         UserError: there is only one edge, an edge is negative, or the edges do not increase.

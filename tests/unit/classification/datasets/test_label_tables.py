@@ -121,7 +121,7 @@ ERRORS = [
     ("filename,class,species", None, "columns 'class', 'species' may all be the label.*to 'label'"),
     (None, [], "has no lines below the names of its columns"),
     (None, [*LINES, "x.png,cat", "y,dog"], "2 of 12 listed images do not exist, .* 'x.png', 'y'"),
-    (None, [*LINES, "labels.csv,cat"], "1 listed files cannot be read as images: 1 .csv. Convert"),
+    (None, [*LINES, "labels.csv,cat"], "1 listed file cannot be read as images: 1 .csv. Convert"),
     (None, [*LINES, "../a.png,cat"], "1 of 11 listed images do not exist, for example '../a.png'"),
     (None, [*LINES, LINES[0]], "1 images are listed twice, for example 'images/0.png'. Keep one"),
     (None, [*LINES, "images/0,dog"], "1 images are listed twice"),

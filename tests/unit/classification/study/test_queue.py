@@ -229,6 +229,7 @@ def test_gpus_and_threads_of_four_runs(
     ("found", "words", "message"),
     [
         (2, "4", "--num-gpus 4: 2 GPUs are visible on this machine. Use --num-gpus 2."),
+        (1, "2", "--num-gpus 2: 1 GPU is visible on this machine. Use --num-gpus 1."),
         (
             0,
             "1",

@@ -32,7 +32,7 @@ TRUTHS = [
     ([], "FILE is not a COCO annotation file .it is not an object with 'images', 'annotations'"),
     ({"images": [], "annotations": []}, "FILE is not a COCO .* .'categories' is missing"),
     (scene()[0] | {"annotations": [3]}, "row 0 of 'annotations' is 3, not an object"),
-    (edited("images", 0, id="a"), "the ids in 'images' are both numbers and text"),
+    (edited("images", 0, id="a"), "the ids in 'images' are a mixture of numbers and text"),
     (edited("categories", 1, id=None), "every row of 'categories' needs an id, a number or text"),
     (edited("images", 0, id=2), "FILE: id 2 occurs twice in 'images'"),
     (edited("categories", 0, id=5), "FILE: id 5 occurs twice in 'categories'"),
