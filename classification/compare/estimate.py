@@ -16,7 +16,7 @@ from classification.study.file import StudyRun, read_study
 from classification.study.options import Execution
 from classification.study.run import duration, execute_all
 from classification.study.summary import at_once, wall_seconds
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import atomic, cache_dir
 
 
@@ -96,7 +96,8 @@ def describe(
     """
     ends = [[cost.low for cost in costs], [cost.high for cost in costs]]
     low, high = (wall_seconds([*zip(runs, each, strict=True)], executor) for each in ends)
-    count = f"{total} runs" if len(costs) == total else f"{len(costs)} of {total} runs"
+    every = len(costs) == total
+    count = counted(total, "run", "runs") if every else f"{len(costs)} of {total} runs"
     number = at_once(runs, executor)
     order = f"{number} at the same time" if number > 1 else "one after another"
     return (

@@ -28,7 +28,7 @@ from classification.study.executors import Executor
 from classification.study.file import StudyRun, read_study
 from classification.study.run import execute_all, make_executor
 from classification.study.summary import at_once
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import check_folder, claimed
 
 KINDS: dict[str, Kind] = {CLASSIFICATION: classifiers.KIND, DETECTION: detectors.KIND}
@@ -50,7 +50,8 @@ def run(request: Request) -> None:
     if request.more:
         _check_more(request, saved)
     if request.more and unfinished:
-        print(f"--more: {len(unfinished)} runs have not finished. Trials are added after that.")
+        left = counted(len(unfinished), "run has", "runs have")
+        print(f"--more: {left} not finished. Trials are added after that.")
     if adds or unfinished or saved is None:
         if saved is None:
             kind.open(request.settings)

@@ -15,7 +15,7 @@ from classification.datasets.split_names import (
     is_junk,
     split_of,
 )
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.image_formats import describe_skipped, has_image_suffix
 
 TABLES = (".csv", ".tsv")  # file extensions of tables of names and labels; see `label_tables`
@@ -86,8 +86,8 @@ class ImageList:
         """Sentence that counts the skipped files by file extension, if there are any."""
         if not self.skipped:
             return ()
-        counts = describe_skipped(self.skipped)
-        return (f"{self.folder}: {len(self.skipped)} files are skipped: {counts}",)
+        files = counted(len(self.skipped), "file is", "files are")
+        return (f"{self.folder}: {files} skipped: {describe_skipped(self.skipped)}",)
 
 
 def is_image(name: str) -> bool:
@@ -334,8 +334,9 @@ def _classes(folder: Path) -> list[str]:
             else ""
         )
         raise UserError(
-            f"{folder}: {loose} images are not in class folders. Move them to {folder}/<class>/, "
-            f"with the same class names in each split.{is_class}{_hint_table(folder.parent)}"
+            f"{folder}: {counted(loose, 'image is', 'images are')} not in class folders. Move all "
+            f"images to {folder}/<class>/, with the same class names in each split.{is_class}"
+            f"{_hint_table(folder.parent)}"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders. Expected {LAYOUT.format(folder.parent)}.")
@@ -368,7 +369,7 @@ def describe(folder: Path) -> str:
     """Describe the contents of a folder, as the predicate of a sentence."""
     folders, images = contents(folder)
     parts = [f"the folders {_quoted(folders)}"] if folders else []
-    parts += [f"{images} images"] if images else []
+    parts += [counted(images, "image", "images")] if images else []
     return f"has {' and '.join(parts)}" if parts else "has no folders and no images"
 
 

@@ -20,7 +20,7 @@ from classification.datasets.folders import (
     list_tree,
 )
 from classification.datasets.split_names import choose_splits
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import read_text
 from robust_backbones.core.image_formats import FORMATS, describe_skipped, has_image_suffix
 
@@ -261,8 +261,8 @@ def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:
         )
     if twice := [name for name, count in Counter(found).items() if count > 1]:
         raise UserError(
-            f"{path}: {len(twice)} images are listed twice, for example {_some(twice)}. Keep one "
-            "line for each image."
+            f"{path}: {counted(len(twice), 'image is', 'images are')} listed twice, for example "
+            f"{_some(twice)}. Keep one line for each image."
         )
     return found
 

@@ -13,7 +13,7 @@ from classification.datasets.split import ImageSplit
 from classification.interpret.optimize import invert, noise, representations, visualize
 from classification.interpret.options import InterpretSettings
 from classification.models import Classifier
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def make_plan(settings: InterpretSettings, split: ImageSplit | None, classes: in
 def _choose(split: ImageSplit, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
     """Return disjoint indices of the images to invert and of the start images."""
     if count + starts > len(split):
-        words = f"{count} images to invert" if count else "no images to invert"
-        words += f" and {starts} start images" if starts else ""
+        words = f"{counted(count, 'image', 'images') if count else 'no images'} to invert"
+        words += f" and {counted(starts, 'start image', 'start images')}" if starts else ""
         raise UserError(
             f"{words} were requested, but {split.name} has only {len(split)} test images. Reduce "
             "--images, or use --start noise."

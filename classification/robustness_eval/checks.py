@@ -22,6 +22,7 @@ from classification.robustness_eval.plan import (
 )
 from robust_backbones.attacks import CONSTRAINTS
 from robust_backbones.core.eps import show_eps
+from robust_backbones.core.errors import counted
 
 FAULTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
@@ -144,8 +145,9 @@ def _zero_gradients(found: list[AttackResult], classes: int) -> Iterator[str]:
 def _randomized(found: list[AttackResult], classes: int) -> Iterator[str]:
     if count := found[0].counts["unsteady"]:
         yield (
-            f"two forward passes in eval mode disagree on {count} images. The model is random, so "
-            "each gradient belongs to another model. Fix its random seed, or attack the mean over "
+            "two forward passes in eval mode disagree on "
+            f"{counted(count, 'image', 'images')}. The model is random, so each "
+            "gradient belongs to another model. Fix its random seed, or attack the mean over "
             "many passes."
         )
 
@@ -162,7 +164,8 @@ def _nan_logits(found: list[AttackResult], classes: int) -> Iterator[str]:
     for result in found:
         if count := result.counts["nan_logits"]:
             yield (
-                f"{result.attack.name}: logits are NaN for {count} images, which count as wrong. "
+                f"{result.attack.name}: logits are NaN for "
+                f"{counted(count, 'image, which counts', 'images, which count')} as wrong. "
                 "The model divides by zero or overflows. Fix it before using these numbers."
             )
 

@@ -30,7 +30,7 @@ from classification.training.launch import choose_device, describe_device, loadi
 from robust_backbones import arithmetic, timm_networks
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
-from robust_backbones.core.errors import UserError, memory_advice
+from robust_backbones.core.errors import UserError, counted, memory_advice
 from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.images import Decoding
 from robust_backbones.core.input_statistics import SOURCES, InputStatistics
@@ -260,7 +260,7 @@ def _write(
         warnings=doubts + warnings,
     )
     _journals(args.output, settings).remove()
-    print(f"{len(indices)} images, {seconds:.0f} s -> {args.output}")
+    print(f"{counted(len(indices), 'image', 'images')}, {seconds:.0f} s -> {args.output}")
 
 
 def _print_warnings(warnings: list[dict]) -> None:

@@ -11,6 +11,7 @@ from classification.study.commands import COMMANDS, read_metrics
 from classification.study.execute import FAILED, FINISHED, state
 from classification.study.executors import Executor
 from classification.study.file import REPEATS, StudyRun
+from robust_backbones.core.errors import counted
 
 # Options that the time of a run depends on, most specific list first. An estimate is the mean over
 # the finished runs with the same values of these options. It uses the first list for which such
@@ -62,7 +63,7 @@ def status(runs: list[StudyRun]) -> str:
         if name != FINISHED:
             lines.append(f"{name:11}  {run.name}" + (f": {error}" if name == FAILED else ""))
     counts = ", ".join(f"{count} {name}" for name, count in states.items())
-    return "\n".join([*lines, f"{len(runs)} runs: {counts}", *_unclaimed(runs)])
+    return "\n".join([*lines, f"{counted(len(runs), 'run', 'runs')}: {counts}", *_unclaimed(runs)])
 
 
 def _unclaimed(runs: list[StudyRun]) -> list[str]:
@@ -93,7 +94,8 @@ def plan(runs: list[StudyRun], executor: Executor | None = None) -> str:
         finished = sum(run.folder in folders for run in of_part)
         trials = sum(_trials(run) for run in of_part)
         repeated = f" with {trials} trials" if trials != len(of_part) else ""
-        lines.append(f"{name}: {len(of_part)} runs{repeated}, {finished} finished")
+        own = counted(len(of_part), "run", "runs")
+        lines.append(f"{name}: {own}{repeated}, {finished} finished")
     left = [run for run in runs if run.folder not in folders]
     if not left:
         lines.append("All runs have finished.")

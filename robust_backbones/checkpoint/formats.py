@@ -17,7 +17,7 @@ from robust_backbones.checkpoint.architectures import arch_row, stated_arch
 from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.key_names import to_torchvision
 from robust_backbones.checkpoint.wrappers import statistic_name, unwrap_network
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 
 FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/reference/formats.md
 FORMAT_VERSION = 1
@@ -262,9 +262,9 @@ def _detectron2(
     inside = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
     if outside and not from_detector:
         raise UserError(
-            f"{source}: the file is a whole detector ({len(outside)} tensors outside the "
-            f"backbone, such as '{outside[0]}'). To extract its backbone: robust-backbones convert "
-            "FILE TARGET --from-detector"
+            f"{source}: the file is a whole detector ({counted(len(outside), 'tensor', 'tensors')} "
+            f"outside the backbone, such as '{outside[0]}'). To extract its backbone: "
+            "robust-backbones convert FILE TARGET --from-detector"
         )
     dropped = dict.fromkeys(outside, "part of the detector, outside the backbone")
     statistics |= _recorded_statistics(metadata, source)

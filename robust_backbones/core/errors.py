@@ -90,6 +90,11 @@ def either(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the words that follow it, such as `1 image is` or `2 images are`."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

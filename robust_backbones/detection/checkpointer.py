@@ -21,7 +21,7 @@ from robust_backbones.archs import TIMM
 from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.formats import TIMM_BODY
 from robust_backbones.checkpoint.io import load_file, save_file
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.input_statistics import ASSUMED
 from robust_backbones.detection.backbone import body, same_pixels
@@ -132,9 +132,10 @@ class StrictCheckpointer(DetectionCheckpointer):
         ]
         if absent:
             shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if absent[3:] else "")
+            these = counted(len(absent), "tensor is missing or has", "tensors are missing or have")
             raise UserError(
-                f"{self._file}: {self._misfit(absent, given, metadata)}. {len(absent)} tensors are "
-                f"missing or have a different shape: {shown}."
+                f"{self._file}: {self._misfit(absent, given, metadata)}. {these} a different "
+                f"shape: {shown}."
             )
         return super()._load_model(checkpoint)
 

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from robust_backbones import arithmetic
 from robust_backbones.compilation import check_compile
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.precision import PRECISIONS
 from robust_backbones.core.results import flatten
 from robust_backbones.detection.backbone import BUILDERS, check_arch, set_architecture
@@ -221,7 +221,8 @@ def check_gpus(wanted: int) -> None:
     found = torch.cuda.device_count()
     if wanted > max(found, 1):
         raise UserError(
-            f"--num-gpus {wanted}: this machine has {found or 'no'} GPUs. "
+            f"--num-gpus {wanted}: this machine has "
+            f"{counted(found, 'GPU', 'GPUs') if found else 'no GPUs'}. "
             + (f"Use --num-gpus {found}." if found else "Omit --num-gpus to run on the CPU.")
         )
 
@@ -247,7 +248,8 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
     except RuntimeError:
         raise UserError(f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}'. Use cuda, cuda:1 or cpu.") from None
     if device.type == "cuda" and (device.index or 0) >= max(found, 1):
-        raise UserError(f"MODEL.DEVICE is {device}, but this machine has {found} GPUs. Use cuda.")
+        gpus = counted(found, "GPU", "GPUs")
+        raise UserError(f"MODEL.DEVICE is {device}, but this machine has {gpus}. Use cuda.")
     check_gpus(num_gpus)
     if num_machines > 1 and not found:
         raise UserError(f"--num-machines {num_machines} requires GPUs, but this machine has none.")

@@ -143,7 +143,7 @@ def test_weights_that_lack_a_tensor_stop_it(train, tmp_path, resnet18_backbone):
     contents = torch.load(resnet18_backbone, weights_only=True)
     without("res4.0.shortcut.weight")(contents)
     torch.save(contents, tmp_path / "spoiled.pth")
-    with pytest.raises(UserError, match="1 tensors are missing .*res4.0.shortcut.weight"):
+    with pytest.raises(UserError, match="1 tensor is missing .*res4.0.shortcut.weight"):
         train("retinanet.yaml", options(tmp_path, tmp_path / "spoiled.pth"))
 
 

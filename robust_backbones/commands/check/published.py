@@ -14,7 +14,7 @@ from robust_backbones import download, weights, zoo
 from robust_backbones.checkpoint.architectures import arch_row, build_network, with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.commands.check.steps import CheckSettings, Outcome, SkippedStep
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import cache_dir, read_json, sha256
 from robust_backbones.core.input_statistics import ASSUMED, FILE, SOURCES
 from robust_backbones.core.paths import expand
@@ -195,7 +195,7 @@ def compare_accuracy(row: dict, published: float | None) -> Outcome:
     low, high = row["interval"]
     facts = {key: row[key] for key in ("accuracy", "right", "images", "interval")}
     facts["published"] = published
-    text = f"top-1 {row['accuracy']:.2f} % on {row['images']} images"
+    text = f"top-1 {row['accuracy']:.2f} % on {counted(row['images'], 'image', 'images')}"
     interval = f"95 % interval [{low:.2f}, {high:.2f}]"
     if published is None:
         return Outcome(f"{text}, {interval}; no accuracy is published", facts=facts)

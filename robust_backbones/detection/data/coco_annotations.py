@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import byte_order_mark, read_json
 from robust_backbones.detection.data.annotations import (
     HUGE,
@@ -226,7 +226,8 @@ def _note_ids(rows: list[dict], found: Annotations) -> None:
     except TypeError:  # an id is not hashable
         counts = Counter(map(str, ids))
     if without := counts.pop(None, 0):
-        found.problems.append(Problem("no id", "", f"{without} annotations have no id"))
+        text = f"{counted(without, 'annotation has', 'annotations have')} no id"
+        found.problems.append(Problem("no id", "", text))
     found.problems += [
         Problem("repeated id", "", f"{count} annotations have id {number}")
         for number, count in counts.items()

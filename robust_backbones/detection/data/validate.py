@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from detectron2.data import MetadataCatalog
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.images import FINDINGS, Decoding, examine
 from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem
 from robust_backbones.detection.data.custom import CustomDataset
@@ -245,7 +245,8 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
     objects = [thing for image in found.images for thing in image.objects if not thing.crowd]
     if not objects:
         raise UserError(
-            f"dataset '{name}': no objects in {len(found.images)} images. Give annotated images."
+            f"dataset '{name}': no objects in {counted(len(found.images), 'image', 'images')}. "
+            "Give annotated images."
         )
     if masks and not any(thing.segmentation for thing in objects):
         raise UserError(

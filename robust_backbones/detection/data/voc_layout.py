@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from robust_backbones.core.dataset_forms import RANDOM_SPLITS, VOC_LAYOUT
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import read_text
 from robust_backbones.core.image_formats import FORMATS
 from robust_backbones.detection.data.annotations import Problem, inside
@@ -208,7 +208,7 @@ def _random_split(layout: Layout, split: str) -> Split:
     if split != "all":
         rule += f" by a random split with seed {SEED}"
     if unused:
-        rule += f"; {len(unused)} images without an XML file are not used"
+        rule += f"; not used: {counted(len(unused), 'image', 'images')} without an XML file"
     return Split([names[index] for index in chosen], layout.annotations, rule, problems)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import read_text
 from robust_backbones.core.image_formats import describe_skipped, has_image_suffix
 from robust_backbones.core.images import ImageError, upright_size
@@ -56,9 +56,9 @@ def read_yolo(file: Path, split: str) -> Annotations:
     labels = {path: _label_file(path) for path in paths}
     if not any(label.is_file() for label in labels.values()):
         raise UserError(
-            f"{file}: split '{split}' has {len(paths)} images, but no label files, such as "
-            f"{labels[paths[0]]}. Put them in a folder 'labels' next to 'images', with the same "
-            "names."
+            f"{file}: split '{split}' has {counted(len(paths), 'image', 'images')}, but no label "
+            f"files, such as {labels[paths[0]]}. Put them in a folder 'labels' next to 'images', "
+            "with the same names."
         )
     found.problems += _labels_without_image(paths, set(labels.values()))
     with ThreadPoolExecutor(8) as pool:

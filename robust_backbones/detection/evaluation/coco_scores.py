@@ -13,7 +13,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import no_garbage
 from robust_backbones.detection.data.coco_predictions import TASKS, check_predictions
@@ -135,10 +135,11 @@ def _warn_of_cuts(truth: Annotations, rows: list[dict], task: str, limit: int, s
         if cut:
             images = len({image for image, _ in cut})
             logging.getLogger(__name__).warning(
-                "%s: %d images have more than %d %s of a class (up to %d), but only %d detections "
+                "%s: %s more than %d %s of a class (up to %d), but only %d detections "
                 "with the highest scores are scored. Increase --max-detections, or "
                 "TEST.DETECTIONS_PER_IMAGE in training.",
-                *(name, images, limit, what, max(cut.values()), limit),
+                *(name, counted(images, "image has", "images have"), limit, what),
+                *(max(cut.values()), limit),
             )
 
 
@@ -173,7 +174,8 @@ def explain_nan(
         shown = f"{', '.join(absent[:5])}{more}"
         return f"AP is NaN for classes without objects to detect: {shown}" if absent else None
     if not things:
-        return f"AP is NaN, because no object is annotated in {len(truth.images)} images"
+        images = counted(len(truth.images), "image", "images")
+        return f"AP is NaN, because no object is annotated in {images}"
     if all(thing.crowd for thing in things):
         return f"AP is NaN, because all {len(things)} objects are crowds (iscrowd 1)"
     if all(thing.crowd or thing.difficult for thing in things):

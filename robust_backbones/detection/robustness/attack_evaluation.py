@@ -9,7 +9,7 @@ from detectron2.utils import comm
 
 from robust_backbones import arithmetic
 from robust_backbones.core.eps import STEP_FACTOR
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, counted
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat, launch
 from robust_backbones.detection.robustness import attack_report, grid
@@ -111,4 +111,4 @@ def evaluate(
             seconds=sum(row["seconds"] for row in rows.values()),
             warnings=attack_report.warnings(rows),
         )
-    print(f"{len(target.items)} images -> {output}")
+    print(f"{counted(len(target.items), 'image', 'images')} -> {output}")

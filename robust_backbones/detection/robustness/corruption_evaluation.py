@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.utils import comm
 
 from robust_backbones import arithmetic, corruptions
+from robust_backbones.core.errors import counted
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat, launch
 from robust_backbones.detection.robustness import corruption_report, grid
@@ -79,4 +80,4 @@ def evaluate(
             "mPC and rPC cover only the chosen corruptions and severities. Do not compare them "
             "with published values, which cover all."
         )
-    print(f"{len(target.items)} images -> {output}")
+    print(f"{counted(len(target.items), 'image', 'images')} -> {output}")

@@ -100,7 +100,7 @@ def test_a_detectors_backbone_is_extracted_on_request(tmp_path, state):
     path = write(tmp_path / "a.pth", detector_of(state))
     with pytest.raises(UserError, match="channel order is not recorded. .*--assume-rgb"):
         read_checkpoint(path, from_detector=True)
-    with pytest.raises(UserError, match="is a whole detector .1 tensors outside .*--from-detector"):
+    with pytest.raises(UserError, match="is a whole detector .1 tensor outside .*--from-detector"):
         read_checkpoint(path, assume_rgb=True)
     read = read_checkpoint(path, from_detector=True, assume_rgb=True)
     assert torch.equal(read.tensors["conv1.weight"], state["conv1.weight"])

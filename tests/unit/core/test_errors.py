@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from robust_backbones.core.errors import UserError, choose_from, nearest, user_errors
+from robust_backbones.core.errors import UserError, choose_from, counted, nearest, user_errors
 
 
 def test_user_errors_are_one_line_and_exit_with_2(capsys):
@@ -109,3 +109,8 @@ def test_a_closed_pipe_is_not_an_error(code, expected):
     said = run.stderr.read()
     assert run.wait() == expected[0]
     assert "of a worker" in said if expected[1] is None else said == ""
+
+
+def test_a_number_agrees_with_its_words():
+    found = [counted(number, "image is", "images are") for number in (0, 1, 2)]
+    assert found == ["0 images are", "1 image is", "2 images are"]

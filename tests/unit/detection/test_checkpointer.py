@@ -53,10 +53,10 @@ def exact_but_short(contents):
 
 
 SPOILED = [
-    (exact_but_short, "1 tensors are missing .*res5.1.conv2.norm.bias"),
-    (without("res4.0.shortcut.weight"), "1 tensors are missing .*res4.0.shortcut.weight"),
-    (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
-    (shorter("res5.1.conv2.norm.bias"), "1 tensors are missing .*res5.1.conv2.norm.bias"),
+    (exact_but_short, "1 tensor is missing .*res5.1.conv2.norm.bias"),
+    (without("res4.0.shortcut.weight"), "1 tensor is missing .*res4.0.shortcut.weight"),
+    (without("stem.conv1.norm.running_mean"), "1 tensor .*stem.conv1.norm.running_mean"),
+    (shorter("res5.1.conv2.norm.bias"), "1 tensor is missing .*res5.1.conv2.norm.bias"),
     (unprefixed, "weights of a resnet18 do not fit the backbone .* 100 tensors .* and 97 more"),
     (classifier, "the weights are a classifier. Convert them: robust-backbones convert"),
     (metadata("channel_order", "BGR"), "INPUT.FORMAT is RGB, but the weights require BGR"),

@@ -157,7 +157,7 @@ def test_only_the_whole_network_is_loaded(atto, tmp_path):
         torch.save(changed, tmp_path / f"{name}.pth")
     made = small(tmp_path, atto, **BUILDER)
     detector = StrictCheckpointer(build(made))
-    with pytest.raises(UserError, match="of a timm:convnext_atto do not fit .* 1 tensors .*stem.0"):
+    with pytest.raises(UserError, match="of a timm:convnext_atto do not fit .* 1 tensor .*stem.0"):
         detector.resume_or_load(str(tmp_path / "another.pth"), resume=False)
     with pytest.raises(UserError, match="the weights are a classifier. Convert them: robust-"):
         detector.resume_or_load(str(tmp_path / "classifier.pth"), resume=False)

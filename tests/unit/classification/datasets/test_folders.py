@@ -97,7 +97,7 @@ BREAKAGES = [
     (
         move_out_of_class_folders,
         "test",
-        "val: 12 images are not in class folders. Move them to .*val/<class>/",
+        "val: 12 images are not in class folders. Move all images to .*val/<class>/",
     ),
     (
         lambda t: shutil.rmtree(t / "test"),

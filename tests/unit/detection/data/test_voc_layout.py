@@ -51,8 +51,8 @@ def test_the_random_split_is_stated_and_recorded(tmp_path, capsys, caplog):
     voc(tmp_path, TEN, None)
     (tmp_path / "JPEGImages" / "more.jpg").touch()
     rule = (
-        "no ImageSets: 8 of 10 images are 'train' by a random split with seed 0; 1 images without "
-        "an XML file are not used"
+        "no ImageSets: 8 of 10 images are 'train' by a random split with seed 0; not used: "
+        "1 image without an XML file"
     )
     text = f"mine=voc:{tmp_path}:train"
     assert check_data.main([text]) == 0

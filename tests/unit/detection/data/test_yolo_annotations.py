@@ -187,7 +187,7 @@ def test_labels_must_be_in_the_folder_of_labels(tmp_path):
     file = yolo(tmp_path)
     (tmp_path / "labels").rename(tmp_path / "annotations")
     with pytest.raises(
-        UserError, match="1 images, but no label files, such as .*/labels/train/a.txt"
+        UserError, match="1 image, but no label files, such as .*/labels/train/a.txt"
     ):
         read_yolo(file, "train")
     with pytest.raises(UserError, match="the file cannot be read .Is a directory.. Give the data"):

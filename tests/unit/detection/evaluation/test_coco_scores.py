@@ -173,7 +173,7 @@ def test_the_limit_of_detections_is_that_of_pycocotools_and_cuts_are_told(caplog
     recall = mean(expected.eval["recall"][:, :, 0, -1])
     assert metrics[f"AR{last}"] == pytest.approx(recall)
     texts = [
-        f"1 images have more than {last} {what} of a class" for what in ("detections", "objects")
+        f"1 image has more than {last} {what} of a class" for what in ("detections", "objects")
     ]
     assert [text in caplog.text for text in texts] == [last < 300, last < 300]
 

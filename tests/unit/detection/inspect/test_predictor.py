@@ -192,7 +192,7 @@ def refused(run, tmp_path, backbone):
             (config, backbone),
             "do not fit the detector of this config.* tensors are missing",
         ),
-        "short": ((config, tmp_path / "short.pth"), "1 tensors are missing .*cls_score.bias"),
+        "short": ((config, tmp_path / "short.pth"), "1 tensor is missing .*cls_score.bias"),
         "no weights": ((config, ""), "MODEL.WEIGHTS is empty. Give the checkpoint of a"),
         "missing": ((config, "none.pth"), "MODEL.WEIGHTS 'none.pth' does not exist. Give the"),
         "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING is not a conf"),
