@@ -146,7 +146,7 @@ def _randomized(found: list[AttackResult], classes: int) -> Iterator[str]:
     if count := found[0].counts["unsteady"]:
         yield (
             "two forward passes in eval mode disagree on "
-            f"{counted(count, 'image', 'images')}. The model is random, so each "
+            f"{counted(int(count), 'image', 'images')}. The model is random, so each "
             "gradient belongs to another model. Fix its random seed, or attack the mean over "
             "many passes."
         )
@@ -165,7 +165,7 @@ def _nan_logits(found: list[AttackResult], classes: int) -> Iterator[str]:
         if count := result.counts["nan_logits"]:
             yield (
                 f"{result.attack.name}: logits are NaN for "
-                f"{counted(count, 'image, which counts', 'images, which count')} as wrong. "
+                f"{counted(int(count), 'image, which counts', 'images, which count')} as wrong. "
                 "The model divides by zero or overflows. Fix it before using these numbers."
             )
 
